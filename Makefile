@@ -1,0 +1,36 @@
+# One short command per need: the same for people, hooks and CI.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --progress-bar on -e '.[dev]'
+	touch $@
+
+setup: $(STAMP)  ## create .venv and install everything (about 3 minutes, most of it torch)
+
+demo: setup  ## prepare, profile, plan, generate, serve and query real models
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/elastriton demo
+
+check: setup  ## ruff, mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/unit/test_layout.py
+
+test: setup  ## every test that needs no GPU, a real tritonserver included
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest tests
+
+bench: setup  ## the measurements behind the figures in the docs
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python bench/overhead.py
+
+clean:  ## remove what the commands above wrote (not .venv)
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache
+
+.PHONY: help setup demo check test bench clean

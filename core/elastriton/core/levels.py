@@ -1,0 +1,46 @@
+"""Token levels: the operating points of one resident encoder.
+
+A level gamma is a schedule. gamma < 0 merges tokens in every layer (ToMe, arXiv 2210.09461), gamma = 0 is the plain
+encoder, gamma > 0 adds gamma prompt tokens behind CLS (VPT, arXiv 2203.12119).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from elastriton.core.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLevel:
+    """One operating point: `merge[i]` tokens are merged away in layer i, `prompts` tokens are added in front."""
+
+    gamma: int
+    merge: tuple[int, ...] = ()
+    prompts: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError where the sign of gamma and the schedule disagree."""
+        if self.gamma < 0 and (self.prompts or sum(self.merge) <= 0 or min(self.merge) < 0):
+            raise ConfigError(f"level {self.gamma} merges: its schedule must merge something and add no prompts")
+        if self.gamma >= 0 and (any(self.merge) or self.prompts != self.gamma):
+            raise ConfigError(f"level {self.gamma} merges nothing and adds {self.gamma} prompts, not {self.prompts}")
+
+
+def constant_level(gamma: int, depth: int) -> TokenLevel:
+    """The level of ToMe and VPT: |gamma| tokens merged in each of `depth` layers, or gamma prompts."""
+    return TokenLevel(gamma, (-gamma,) * depth) if gamma < 0 else TokenLevel(gamma, prompts=gamma)
+
+
+def merged(tokens: int, wanted: int, protected: int = 1) -> int:
+    """How many of `tokens` a layer really merges: at most half of those that are not protected (ToMe)."""
+    return max(0, min(wanted, (tokens - protected) // 2))
+
+
+def token_counts(level: TokenLevel, tokens: int, depth: int, protected: int = 1) -> tuple[int, ...]:
+    """The number of tokens that enters each layer, and that leaves the last: `depth + 1` numbers."""
+    counts = [tokens + level.prompts]
+    for layer in range(depth):
+        wanted = level.merge[layer] if layer < len(level.merge) else 0
+        counts.append(counts[-1] - merged(counts[-1], wanted, protected))
+    return tuple(counts)

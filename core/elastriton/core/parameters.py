@@ -1,0 +1,53 @@
+"""The Triton request parameters that a request may carry: names, bounds and parsing.
+
+`slo_ms` (the time from arrival within which the answer is useful) and `utility` (what an answer in time is worth) are
+numbers or their decimal text. Parameters reach every step of an ensemble, over gRPC and HTTP.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+
+from elastriton.core.errors import InvalidInput
+
+SLO_MS = "slo_ms"
+UTILITY = "utility"
+MAX_SLO_MS = 600_000.0
+MAX_UTILITY = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOptions:
+    """What a request asks for beyond its data; None where it leaves the choice to its task."""
+
+    slo_ms: float | None = None
+    utility: float | None = None
+
+
+def parse_options(parameters_json: str, timeout_us: int = 0) -> RequestOptions:
+    """Read `slo_ms` and `utility` from Triton's `request.parameters()`; Triton's own `timeout` stands in for `slo_ms`.
+
+    Raises InvalidInput where a value is no number or out of bounds. Other parameters are the caller's own business.
+    """
+    parameters = json.loads(parameters_json) if parameters_json else {}
+    slo_ms = _number(parameters, SLO_MS, MAX_SLO_MS)
+    if slo_ms is None and timeout_us > 0:
+        slo_ms = timeout_us / 1000.0
+    return RequestOptions(slo_ms=slo_ms, utility=_number(parameters, UTILITY, MAX_UTILITY))
+
+
+def _number(parameters: dict[str, object], name: str, maximum: float) -> float | None:
+    value = parameters.get(name)
+    if value is None:
+        return None
+    try:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError
+        number = float(value)
+    except ValueError:
+        raise InvalidInput(f"parameter {name}={value!r} is not a number; send e.g. {name}=100") from None
+    if not math.isfinite(number) or not 0 < number <= maximum:
+        raise InvalidInput(f"parameter {name}={number:g} is out of bounds; it must be above 0 and at most {maximum:g}")
+    return number

@@ -1,0 +1,157 @@
+"""Plan: written by the generator, read by the backends. Each served model keeps its own part as `1/plan.json`.
+
+Plan
+├── executors   one per encoder: levels, heads and prompts       backends/elastic
+├── schedulers  one per encoder: latency, accuracy, deadlines    backends/elastic_scheduler
+├── decoders    one per vision task: image bytes to pixels       backends/decode_image
+└── cascades    one per text task: small model and threshold     backends/cascade
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from elastriton.core.latency import Cell, LatencyTable
+from elastriton.core.levels import TokenLevel
+from elastriton.core.policy import Outlook
+from elastriton.core.profile import Artifact, ImageSpec, Machine, TextSpec
+
+VERSION = 1
+PLAN_FILE = "plan.json"
+
+Kind = Literal["vision", "text"]
+Objective = Literal["classification", "regression"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorPlan:
+    """Run one encoder at any of its levels; heads and prompts are applied per sample, by task."""
+
+    kind: Kind
+    runtime: Literal["onnxruntime", "torch"]
+    artifact: Artifact
+    heads: dict[str, Artifact]
+    levels: tuple[TokenLevel, ...]
+    depth: int
+    width: int
+    classes: int
+    max_batch: int
+    image: ImageSpec | None = None
+    text: TextSpec | None = None
+    threads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LevelAccuracy:
+    """The accuracy that a task is expected to have at a level."""
+
+    gamma: int
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPlan:
+    """What the scheduler knows of a task."""
+
+    objective: Objective
+    labels: tuple[str, ...]
+    slo_ms: float
+    utility: float
+    temperature: float
+    accuracy: tuple[LevelAccuracy, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerPlan:
+    """Queue by deadline, choose batch and level, call the executor."""
+
+    executor: str
+    kind: Kind
+    policy: str
+    tasks: dict[str, TaskPlan]
+    latency: tuple[Cell, ...]
+    max_batch: int
+    max_queue: int
+    overhead_ms: float
+    executors: int = 1
+    answer_within_s: float = 60.0
+
+    def outlook(self) -> Outlook:
+        """The plan as the policies see it."""
+        accuracy = {name: {point.gamma: point.accuracy for point in task.accuracy} for name, task in self.tasks.items()}
+        return Outlook(LatencyTable(self.latency), accuracy, self.max_batch, self.overhead_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderPlan:
+    """Turn an encoded image into the pixels that the encoder of `task` reads."""
+
+    task: str
+    image: ImageSpec
+    max_bytes: int = 32 * 1024 * 1024
+    max_pixels: int = 64_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class SmallPlan:
+    """The small model of a cascade, and when its answer is final."""
+
+    artifact: Artifact
+    text: TextSpec
+    temperature: float
+    threshold: float
+    max_batch: int
+    threads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CascadePlan:
+    """Answer a text with the small model where it is sure, else through `scheduler`; without one, always there.
+
+    `small_weight` and `prune_scale` are the weighted ensemble's and the word pruning's places in the plan.
+    """
+
+    task: str
+    objective: Objective
+    labels: tuple[str, ...]
+    inputs: int
+    scheduler: str
+    tokenizer: Artifact
+    text: TextSpec
+    slo_ms: float
+    max_batch: int
+    small: SmallPlan | None = None
+    small_weight: float = 0.0
+    prune_scale: float | None = None
+    max_bytes: int = 1024 * 1024
+    answer_within_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class PublicTask:
+    """The ensemble that users call: a task's input and outputs, and the model that stands first behind it."""
+
+    kind: Kind
+    objective: Objective
+    labels: tuple[str, ...]
+    inputs: int
+    entry: str
+    scheduler: str
+    max_batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that `elastriton generate` renders, and where the numbers came from."""
+
+    version: int
+    profile_sha256: str
+    profile_created: str
+    machine: Machine
+    executors: dict[str, ExecutorPlan]
+    schedulers: dict[str, SchedulerPlan]
+    decoders: dict[str, DecoderPlan]
+    cascades: dict[str, CascadePlan]
+    tasks: dict[str, PublicTask]
+    notes: tuple[str, ...] = field(default=())

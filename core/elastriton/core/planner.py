@@ -1,0 +1,173 @@
+"""Profile to Plan: keep the levels that pay, choose thresholds, lay out the served models. Pure: no files, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from elastriton.core.cascade import choose
+from elastriton.core.errors import ConfigError
+from elastriton.core.latency import LatencyTable
+from elastriton.core.plan import (
+    VERSION,
+    CascadePlan,
+    DecoderPlan,
+    ExecutorPlan,
+    LevelAccuracy,
+    Plan,
+    PublicTask,
+    SchedulerPlan,
+    SmallPlan,
+    TaskPlan,
+)
+from elastriton.core.policy import POLICIES
+from elastriton.core.profile import EncoderProfile, Profile, TaskProfile
+
+
+def make_plan(profile: Profile, profile_sha256: str, *, policy: str = "largest-batch", max_queue: int = 1024) -> Plan:
+    """Lay out the served models for a profile.
+
+    Raises ConfigError where a task names an unknown encoder, or the policy is unknown.
+    """
+    if policy not in POLICIES:
+        raise ConfigError(f"policy {policy!r} is unknown; choose one of {', '.join(sorted(POLICIES))}")
+    for name, task in profile.tasks.items():
+        if task.encoder not in profile.encoders:
+            raise ConfigError(f"task {name} names the encoder {task.encoder!r}, which the profile lacks")
+    executors, schedulers, notes = {}, {}, []
+    for name, encoder in profile.encoders.items():
+        tasks = {task_name: task for task_name, task in profile.tasks.items() if task.encoder == name}
+        kept, dropped = useful_gammas(encoder, tasks.values())
+        notes += [f"{name}: level {gamma} is dropped: {reason}" for gamma, reason in dropped.items()]
+        executors[f"{name}_executor"] = _executor(encoder, tasks, kept)
+        schedulers[f"{name}_scheduler"] = _scheduler(
+            f"{name}_executor", encoder, tasks, kept, profile, policy, max_queue
+        )
+    text = {name: task for name, task in profile.tasks.items() if profile.encoders[task.encoder].kind == "text"}
+    return Plan(
+        version=VERSION,
+        profile_sha256=profile_sha256,
+        profile_created=profile.created,
+        machine=profile.machine,
+        executors=executors,
+        schedulers=schedulers,
+        decoders={
+            f"{name}_decode": DecoderPlan(name, image)
+            for name, task in profile.tasks.items()
+            if (image := profile.encoders[task.encoder].image) is not None
+        },
+        cascades={f"{name}_cascade": _cascade(name, task, profile) for name, task in text.items()},
+        tasks={name: _public(name, task, profile.encoders[task.encoder]) for name, task in profile.tasks.items()},
+        notes=tuple(notes),
+    )
+
+
+def useful_gammas(encoder: EncoderProfile, tasks: Iterable[TaskProfile]) -> tuple[set[int], dict[int, str]]:
+    """Which levels to keep, and why the others go.
+
+    A level goes where another is at least as fast for every measured batch and at least as accurate for every task.
+    The plain level always stays: it is what tasks without measurements at other levels run at.
+    """
+    table = LatencyTable(encoder.latency)
+    accuracy = [{point.gamma: point.accuracy for point in task.accuracy} for task in tasks]
+    cells = sorted({(cell.batch, cell.length) for cell in encoder.latency})
+
+    def beats(winner: int, loser: int) -> bool:
+        as_fast = all(table.predict_ms(winner, *cell) <= table.predict_ms(loser, *cell) for cell in cells)
+        as_good = all(points.get(winner, -1.0) >= points.get(loser, -1.0) for points in accuracy)
+        return as_fast and as_good
+
+    gammas = [level.gamma for level in encoder.levels]
+    dropped = {}
+    for gamma in gammas:
+        rivals = [other for other in gammas if other != gamma and other not in dropped and beats(other, gamma)]
+        if rivals and gamma != 0:
+            dropped[gamma] = f"level {rivals[0]} is as fast and as accurate"
+    return set(gammas) - set(dropped), dropped
+
+
+def _executor(encoder: EncoderProfile, tasks: dict[str, TaskProfile], kept: set[int]) -> ExecutorPlan:
+    return ExecutorPlan(
+        kind=encoder.kind,
+        runtime=encoder.runtime,
+        artifact=encoder.artifact,
+        heads={name: task.head for name, task in tasks.items()},
+        levels=tuple(level for level in encoder.levels if level.gamma in kept),
+        depth=encoder.depth,
+        width=encoder.width,
+        classes=max(len(task.labels) or 1 for task in tasks.values()),
+        max_batch=max(cell.batch for cell in encoder.latency),
+        image=encoder.image,
+        text=encoder.text,
+    )
+
+
+def _scheduler(
+    executor: str,
+    encoder: EncoderProfile,
+    tasks: dict[str, TaskProfile],
+    kept: set[int],
+    profile: Profile,
+    policy: str,
+    max_queue: int,
+) -> SchedulerPlan:
+    return SchedulerPlan(
+        executor=executor,
+        kind=encoder.kind,
+        policy=policy,
+        tasks={name: _task(task, kept) for name, task in tasks.items()},
+        latency=tuple(cell for cell in encoder.latency if cell.gamma in kept),
+        max_batch=max(cell.batch for cell in encoder.latency),
+        max_queue=max_queue,
+        overhead_ms=profile.overhead_ms,
+    )
+
+
+def _task(task: TaskProfile, kept: set[int]) -> TaskPlan:
+    accuracy = [LevelAccuracy(point.gamma, point.accuracy) for point in task.accuracy if point.gamma in kept]
+    return TaskPlan(
+        objective=task.objective,
+        labels=task.labels,
+        slo_ms=task.slo_ms,
+        utility=task.utility,
+        temperature=task.temperature,
+        accuracy=tuple(accuracy) or (LevelAccuracy(0, 1.0),),
+    )
+
+
+def _cascade(name: str, task: TaskProfile, profile: Profile) -> CascadePlan:
+    encoder = profile.encoders[task.encoder]
+    if encoder.text is None:
+        raise ConfigError(f"encoder {task.encoder} is a text encoder without a text section; profile again")
+    small = None
+    if task.cascade is not None:
+        small = SmallPlan(
+            artifact=task.cascade.artifact,
+            text=task.cascade.text,
+            temperature=task.cascade.temperature,
+            threshold=choose(task.cascade.operating, task.max_drop).threshold,
+            max_batch=max(cell.batch for cell in task.cascade.latency),
+        )
+    return CascadePlan(
+        task=name,
+        objective=task.objective,
+        labels=task.labels,
+        inputs=task.inputs,
+        scheduler=f"{task.encoder}_scheduler",
+        tokenizer=encoder.artifact,
+        text=encoder.text,
+        slo_ms=task.slo_ms,
+        max_batch=max(cell.batch for cell in encoder.latency),
+        small=small,
+    )
+
+
+def _public(name: str, task: TaskProfile, encoder: EncoderProfile) -> PublicTask:
+    return PublicTask(
+        kind=encoder.kind,
+        objective=task.objective,
+        labels=task.labels,
+        inputs=task.inputs,
+        entry=f"{name}_decode" if encoder.kind == "vision" else f"{name}_cascade",
+        scheduler=f"{task.encoder}_scheduler",
+        max_batch=max(cell.batch for cell in encoder.latency),
+    )

@@ -1,0 +1,81 @@
+"""What to run next: policies are plain objects with one method, and their docstring is the algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from elastriton.core.latency import LatencyTable
+from elastriton.core.queue import Item
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a policy may know: the latency table, accuracy[task][gamma], the batch limit and the fixed overhead.
+
+    `overhead_ms` is the time a request spends around the encoder (decoding, transfers); it shortens every deadline.
+    """
+
+    latency: LatencyTable
+    accuracy: dict[str, dict[int, float]]
+    max_batch: int
+    overhead_ms: float = 0.0
+
+    def gammas(self, items: Sequence[Item]) -> list[int]:
+        """The levels that every one of `items` has: a batch runs at one level."""
+        tasks = {item.task for item in items}
+        return [gamma for gamma in self.latency.gammas if all(gamma in self.accuracy[task] for task in tasks)]
+
+    def value(self, items: Sequence[Item], gamma: int) -> float:
+        """The utility to expect of answering `items` in time at level `gamma`."""
+        return sum(item.utility * self.accuracy[item.task][gamma] for item in items)
+
+    def finish_s(self, items: Sequence[Item], gamma: int, now_s: float) -> float:
+        """When a batch that starts now would have been answered."""
+        length = max(item.length for item in items)
+        return now_s + (self.latency.predict_ms(gamma, len(items), length) + self.overhead_ms) / 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Run `batch` at level `gamma`, expected to be answered at `finish_s`; answer `drop` with a rejection."""
+
+    batch: tuple[Item, ...] = ()
+    gamma: int = 0
+    finish_s: float = 0.0
+    drop: tuple[Item, ...] = field(default=())
+
+
+class Policy(Protocol):
+    """Decides what an idle executor does next."""
+
+    def decide(self, waiting: Sequence[Item], now_s: float, outlook: Outlook) -> Decision:
+        """`waiting` holds the most urgent items, by deadline; it is never empty."""
+        ...
+
+
+class LargestBatch:
+    """Earliest deadline first, the largest feasible batch, then the most accurate level for it.
+
+    1. Take the most urgent item; if no level answers even it alone in time, drop it and take the next.
+    2. Take as many of the most urgent items as some level can answer before the first deadline.
+    3. Of the levels that can, run the one with the largest expected utility; on a tie the faster one.
+    """
+
+    def decide(self, waiting: Sequence[Item], now_s: float, outlook: Outlook) -> Decision:
+        drop: list[Item] = []
+        for start in range(len(waiting)):
+            deadline_s = waiting[start].deadline_s
+            for end in range(min(len(waiting), start + outlook.max_batch), start, -1):
+                batch = tuple(waiting[start:end])
+                finish = {gamma: outlook.finish_s(batch, gamma, now_s) for gamma in outlook.gammas(batch)}
+                feasible = [gamma for gamma in finish if finish[gamma] <= deadline_s]
+                if feasible:
+                    best = max(feasible, key=lambda gamma: (outlook.value(batch, gamma), -finish[gamma]))
+                    return Decision(batch, best, finish[best], tuple(drop))
+            drop.append(waiting[start])
+        return Decision(drop=tuple(drop))
+
+
+POLICIES: dict[str, type[Policy]] = {"largest-batch": LargestBatch}

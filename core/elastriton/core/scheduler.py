@@ -1,0 +1,61 @@
+"""The scheduler as a state machine: `admit` on arrival, `next` when an executor is idle. Time is an argument.
+
+It sits between the worker thread (runtime/worker.py), which owns the clock, and a policy (core/policy.py), which
+decides. It never answers anybody: what it drops, it hands back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from elastriton.core.errors import Rejected
+from elastriton.core.policy import Decision, Outlook, Policy
+from elastriton.core.queue import DeadlineQueue, Item
+
+
+class Scheduler:
+    """A deadline queue in front of one pool of equal executors."""
+
+    def __init__(self, outlook: Outlook, policy: Policy, max_queue: int = 1024) -> None:
+        self.outlook = outlook
+        self.policy = policy
+        self.max_queue = max_queue
+        self.waiting = DeadlineQueue()
+
+    def admit(self, items: Sequence[Item], now_s: float) -> None:
+        """Queue the items of one request, all or none.
+
+        Raises Rejected at once where the queue is full, or no level can meet a deadline even with nothing before it.
+        """
+        if len(self.waiting) + len(items) > self.max_queue:
+            raise Rejected(
+                f"the queue is full: {len(self.waiting)} samples wait of at most {self.max_queue}; "
+                f"{len(items)} more do not fit; retry later or on another replica"
+            )
+        for item in items:
+            fastest_ms = self.outlook.latency.fastest_ms(item.length, self.outlook.gammas([item]))
+            needed_ms = fastest_ms + self.outlook.overhead_ms
+            left_ms = (item.deadline_s - now_s) * 1000.0
+            if needed_ms > left_ms:
+                raise hopeless(left_ms, f"the fastest level needs {needed_ms:.1f} ms")
+        for item in items:
+            self.waiting.add(item)
+
+    def next(self, now_s: float) -> Decision | None:
+        """What an idle executor should do now; None where nothing waits. The decision's items leave the queue."""
+        if not self.waiting:
+            return None
+        decision = self.policy.decide(self.waiting.first(4 * self.outlook.max_batch), now_s, self.outlook)
+        self.waiting.remove((*decision.batch, *decision.drop))
+        return decision
+
+    def expire(self, now_s: float) -> list[Item]:
+        """Take out the items whose deadline has passed while every executor was busy."""
+        late = [item for item in self.waiting if item.deadline_s <= now_s]
+        self.waiting.remove(late)
+        return late
+
+
+def hopeless(left_ms: float, reason: str) -> Rejected:
+    """The rejection of an item whose deadline cannot be met, with `left_ms` left and why that is too little."""
+    return Rejected(f"the deadline cannot be met: {max(0.0, left_ms):.1f} ms are left and {reason}; raise slo_ms")

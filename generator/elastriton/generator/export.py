@@ -1,0 +1,139 @@
+"""Encoders to ONNX: one graph per token level, and one file of weights that all of them share.
+
+    <folder>/level_-8.onnx, level_0.onnx, level_4.onnx …, weights.bin
+
+Each distinct tensor is stored once, found by its digest. ONNX Runtime maps the file, so that the levels of one
+encoder also share the pages in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from elastriton.core.levels import TokenLevel
+from elastriton.runtime.graphs import WEIGHTS_FILE, graph_file
+from elastriton.runtime.text import TextEncoder
+from elastriton.runtime.vit import ElasticViT
+
+ALIGNMENT = 4096
+EXTERNAL_BYTES = 1024
+OPSET = 20
+
+
+class SharedWeights:
+    """The weights file of a folder of graphs: `move` takes a graph's large tensors out and stores each once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offsets: dict[str, int] = {}
+        path.write_bytes(b"")
+
+    def move(self, model: onnx.ModelProto) -> None:
+        """Replace the raw data of `model`'s large initialisers by references into this file."""
+        with self.path.open("ab") as file:
+            for tensor in model.graph.initializer:
+                data = onnx.numpy_helper.to_array(tensor).tobytes()
+                if len(data) >= EXTERNAL_BYTES:
+                    self._refer(tensor, data, file)
+
+    def _refer(self, tensor: onnx.TensorProto, data: bytes, file: io.BufferedIOBase) -> None:
+        key = hashlib.sha256(data).hexdigest()
+        if key not in self._offsets:
+            file.write(b"\0" * (-file.tell() % ALIGNMENT))
+            self._offsets[key] = file.tell()
+            file.write(data)
+        tensor.ClearField("raw_data")
+        for field in ("float_data", "int32_data", "int64_data", "external_data"):
+            tensor.ClearField(field)
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for name, value in (("location", self.path.name), ("offset", self._offsets[key]), ("length", len(data))):
+            tensor.external_data.add(key=name, value=str(value))
+
+
+class _AtLevel(nn.Module):
+    """An encoder with its level fixed: what one graph computes."""
+
+    def __init__(self, encoder: nn.Module, level: TokenLevel) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.level = level
+
+
+class _VisionAtLevel(_AtLevel):
+    def forward(self, pixels: Tensor, prompts: Tensor | None = None) -> Any:
+        return self.encoder(pixels, self.level, prompts)
+
+
+class _TextAtLevel(_AtLevel):
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Any:
+        return self.encoder(input_ids, attention_mask, token_type_ids, self.level)
+
+
+def export_vision(
+    encoder: ElasticViT, levels: tuple[TokenLevel, ...], size: tuple[int, int], prompt_layers: int, folder: Path
+) -> None:
+    """Write the graphs of a vision encoder for images of `size` (height, width); `prompt_layers` 1 means shallow."""
+    shared = SharedWeights(folder / WEIGHTS_FILE)
+    batch = torch.export.Dim("batch", min=1, max=1024)
+    pixels = torch.zeros(2, *size, 3, dtype=torch.uint8)
+    for level in levels:
+        inputs: dict[str, Tensor] = {"pixels": pixels}
+        if level.prompts:
+            inputs["prompts"] = torch.zeros(2, prompt_layers, level.prompts, encoder.vit.embed_dim)
+        axes = {name: {0: batch} for name in inputs}
+        _export(_VisionAtLevel(encoder, level), inputs, axes, shared, folder / graph_file(level.gamma))
+
+
+def export_text(encoder: TextEncoder, levels: tuple[TokenLevel, ...], folder: Path) -> None:
+    """Write the graphs of a text encoder, for any batch and any number of tokens."""
+    shared = SharedWeights(folder / WEIGHTS_FILE)
+    batch, tokens = torch.export.Dim("batch", min=1, max=1024), torch.export.Dim("tokens", min=2, max=512)
+    ids = torch.ones(2, 7, dtype=torch.int64)
+    inputs = {"input_ids": ids, "attention_mask": ids, "token_type_ids": torch.zeros_like(ids)}
+    axes = {name: {0: batch, 1: tokens} for name in inputs}
+    for level in levels:
+        _export(_TextAtLevel(encoder, level), inputs, axes, shared, folder / graph_file(level.gamma))
+
+
+def _export(
+    module: nn.Module, inputs: dict[str, Tensor], axes: dict[str, Any], shared: SharedWeights, path: Path
+) -> None:
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            kwargs=inputs,
+            input_names=list(inputs),
+            output_names=["features"],
+            dynamic_shapes=axes,
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned nothing")
+    model = program.model_proto
+    for node in model.graph.node:
+        del node.metadata_props[:]  # the stack trace of every node, with paths of this machine
+    del model.graph.value_info[:]
+    shared.move(model)
+    onnx.save(model, path)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints and warns a page per graph; none of it concerns the user."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,96 @@
+"""Names to models: a timm or Hugging Face id, or a local folder in either library's own format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from elastriton.core.errors import ConfigError
+from elastriton.core.profile import ImageSpec
+from elastriton.runtime.text import TextEncoder
+from elastriton.runtime.vit import ElasticViT
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear classifier: `weight` [classes, width], `bias` [classes], and its labels where the model knows them."""
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class VisionModel:
+    """A loaded vision transformer, its own head if it has one, and how its images are prepared."""
+
+    encoder: ElasticViT
+    head: Head | None
+    image: ImageSpec
+    tokens: int
+    depth: int
+    width: int
+
+
+@dataclass(frozen=True)
+class TextModel:
+    """A loaded text classifier: the encoder, its own head, and the longest input that its positions allow."""
+
+    encoder: TextEncoder
+    head: Head
+    max_length: int
+    depth: int
+    width: int
+
+
+def load_vision(name: str) -> VisionModel:
+    """Load a timm vision transformer by its id, or from a local folder with timm's config.json and safetensors.
+
+    Raises ConfigError where there is no such model, or it is none that elastriton can run.
+    """
+    import timm
+
+    source = f"local-dir:{Path(name).resolve()}" if Path(name).is_dir() else name
+    vit: Any = _try(lambda: timm.create_model(source, pretrained=True), name)
+    data = timm.data.resolve_model_data_config(vit)
+    _, height, width = data["input_size"]
+    if data["crop_mode"] != "center":
+        raise ConfigError(f"{name} crops images by {data['crop_mode']!r}; elastriton can only crop the centre")
+    encoder = ElasticViT(vit, tuple(data["mean"]), tuple(data["std"]))
+    head = _vision_head(vit) if isinstance(vit.head, torch.nn.Linear) else None
+    image = ImageSpec(height, width, int(min(height, width) / data["crop_pct"]), data["interpolation"])
+    tokens = vit.patch_embed.num_patches + vit.num_prefix_tokens
+    return VisionModel(encoder, head, image, tokens, len(vit.blocks), vit.num_features)
+
+
+def load_text(name: str) -> TextModel:
+    """Load a Hugging Face sequence-classification model by its id, or from a local folder.
+
+    Raises ConfigError where there is no such model, or it has no linear head.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    loader = AutoModelForSequenceClassification.from_pretrained
+    model: Any = _try(lambda: loader(name, dtype=torch.float32, attn_implementation="eager"), name)
+    labels = tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels))
+    encoder = TextEncoder(model)
+    head = Head(encoder.head_weight.numpy(), encoder.head_bias.numpy(), labels)
+    max_length = int(getattr(model.config, "max_position_embeddings", 512))
+    return TextModel(encoder, head, max_length, int(model.config.num_hidden_layers), encoder.head_weight.shape[1])
+
+
+def _vision_head(vit: Any) -> Head:
+    labels = (vit.pretrained_cfg or {}).get("label_names") or ()
+    return Head(vit.head.weight.detach().numpy().copy(), vit.head.bias.detach().numpy().copy(), tuple(labels))
+
+
+def _try(load: Any, name: str) -> Any:
+    try:
+        return load()
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise ConfigError(f"model {name!r} cannot be loaded: {error}") from error

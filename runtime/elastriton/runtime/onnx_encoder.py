@@ -1,0 +1,40 @@
+"""Encoders in ONNX Runtime: one session per level over one shared file of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from elastriton.core.levels import TokenLevel
+from elastriton.runtime.executor import Arrays, Floats
+from elastriton.runtime.graphs import graph_file
+
+
+class OnnxEncoder:
+    """The exported graphs of an encoder (generator/export.py), on the CPU or on whatever provider is installed."""
+
+    def __init__(self, folder: Path, gammas: Sequence[int], threads: int = 0) -> None:
+        """Open the graphs of `gammas`; `threads` 0 means one per core."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # several stubs share the cores
+        available = onnxruntime.get_available_providers()
+        providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
+        self._sessions: dict[int, Any] = {
+            gamma: onnxruntime.InferenceSession(str(folder / graph_file(gamma)), options, providers=providers)
+            for gamma in gammas
+        }
+        self._names = {
+            gamma: [entry.name for entry in session.get_inputs()] for gamma, session in self._sessions.items()
+        }
+
+    def features(self, inputs: Arrays, level: TokenLevel) -> Floats:
+        """Features [batch, width] of one batch; a graph that has no use for an input is not given it."""
+        feed = {name: inputs[name] for name in self._names[level.gamma]}
+        (features,) = self._sessions[level.gamma].run(["features"], feed)
+        return np.asarray(features, dtype=np.float32)

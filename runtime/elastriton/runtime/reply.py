@@ -1,0 +1,140 @@
+"""Exactly one answer per request, whatever happens: from any thread, in parts, or by the watchdog when all else fails.
+
+Request ── reply ──► Reply     answers once; later attempts do nothing
+                       ▲
+          Parts ───────┤       gathers the samples of one request
+          Watchdog ────┘       answers what nobody answered in time
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from elastriton.core.errors import Internal, RequestError, Unavailable
+from elastriton.runtime.executor import Arrays
+
+Deliver = Callable[[Arrays | RequestError], None]
+
+
+class Reply:
+    """The one answer that a request is owed; `deliver` sends it and is called at most once."""
+
+    def __init__(self, deliver: Deliver) -> None:
+        self._deliver = deliver
+        self._lock = threading.Lock()
+        self._on_done: list[Callable[[], None]] = []
+        self.done = False
+
+    def send(self, outcome: Arrays | RequestError) -> bool:
+        """Answer with output tensors or with an error; False where the request has been answered already."""
+        with self._lock:
+            if self.done:
+                return False
+            self.done = True
+        self._deliver(outcome)
+        for callback in self._on_done:
+            callback()
+        return True
+
+    def when_done(self, callback: Callable[[], None]) -> None:
+        """Call `callback` after the answer; must be registered before the reply is shared between threads."""
+        self._on_done.append(callback)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request as the backends hand it over: its tensors, its parameters (JSON), and the answer it is owed."""
+
+    inputs: Arrays
+    parameters: str
+    timeout_us: int
+    request_id: str
+    reply: Reply
+
+
+class Parts:
+    """The samples of one request: the reply goes out when the last one has its result, or the first one fails."""
+
+    def __init__(self, reply: Reply, count: int, combine: Callable[[Sequence[Any]], Arrays]) -> None:
+        self.reply = reply
+        self._results: list[Any] = [None] * count
+        self._missing = count
+        self._combine = combine
+        self._lock = threading.Lock()
+
+    def put(self, index: int, result: Any) -> None:
+        """Note the result of sample `index`; a RequestError is the answer to the whole request."""
+        if isinstance(result, RequestError):
+            self.reply.send(result)
+            return
+        with self._lock:
+            self._results[index] = result
+            self._missing -= 1
+            complete = self._missing == 0
+        if complete:
+            guard(self.reply, lambda: self.reply.send(self._combine(self._results)))
+
+
+def guard(reply: Reply, work: Callable[[], object]) -> None:
+    """Do `work`; should it raise, the request is answered with the error."""
+    try:
+        work()
+    except RequestError as error:
+        reply.send(error)
+    except Exception as error:
+        reply.send(Internal(f"{type(error).__name__}: {error}"))
+
+
+class Watchdog:
+    """Answers requests that have waited longer than `limit_s`, so that no client hangs on a lost one."""
+
+    def __init__(self, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit_s = limit_s
+        self._clock = clock
+        self._open: dict[int, tuple[float, Reply]] = {}
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+
+    def watch(self, reply: Reply) -> None:
+        """Answer `reply` after the limit, unless it has been answered; starts the thread on the first call."""
+        key = id(reply)
+        reply.when_done(lambda: self._forget(key))
+        with self._wake:
+            self._open[key] = (self._clock(), reply)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+                self._thread.start()
+
+    def overdue(self, now_s: float) -> list[Reply]:
+        """The open replies that are older than the limit."""
+        with self._wake:
+            return [reply for born_s, reply in self._open.values() if now_s - born_s > self._limit_s]
+
+    def stop(self) -> None:
+        """Answer what is still open and end the thread."""
+        with self._wake:
+            self._stopped = True
+            self._wake.notify_all()
+            replies = [reply for _, reply in self._open.values()]
+        for reply in replies:
+            reply.send(Unavailable("the model is being unloaded; retry on another replica"))
+        if self._thread is not None:
+            self._thread.join(timeout=5.0)
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                if self._stopped:
+                    return
+                self._wake.wait(timeout=min(1.0, self._limit_s / 4))
+            for reply in self.overdue(self._clock()):
+                reply.send(Unavailable(f"no answer within {self._limit_s:g} s; a model behind this one may be dead"))
+
+    def _forget(self, key: int) -> None:
+        with self._wake:
+            self._open.pop(key, None)

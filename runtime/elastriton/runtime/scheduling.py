@@ -1,0 +1,137 @@
+"""The scheduling service: requests in, batches to the executor, answers out. The body of backends/elastic_scheduler.
+
+Request ─► items ─► Worker ─► core.Scheduler ─► call(executor, batch, gamma) ─► probabilities ─► Reply
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from elastriton.core.confidence import softmax
+from elastriton.core.errors import Internal, InvalidInput
+from elastriton.core.parameters import parse_options
+from elastriton.core.plan import SchedulerPlan, TaskPlan
+from elastriton.core.policy import POLICIES, Decision
+from elastriton.core.queue import Item
+from elastriton.core.scheduler import Scheduler
+from elastriton.runtime.executor import Arrays, Floats
+from elastriton.runtime.reply import Parts, Request, Watchdog, guard
+from elastriton.runtime.texts import Encoding, pad, unpad
+from elastriton.runtime.worker import Observer, Worker
+
+Parameters = dict[str, str | int | bool]
+Call = Callable[[str, Arrays, Parameters, str], Arrays]
+"""(model, inputs, parameters, request id) -> outputs; raises a RequestError. In a stub this is a BLS call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What the scheduler keeps of one sample while it waits."""
+
+    data: Any
+    parts: Parts
+    index: int
+    request_id: str
+
+
+class SchedulingService:
+    """Answers requests for the tasks of one encoder."""
+
+    def __init__(self, plan: SchedulerPlan, call: Call, observer: Observer | None = None) -> None:
+        self._plan = plan
+        self._call = call
+        scheduler = Scheduler(plan.outlook(), POLICIES[plan.policy](), plan.max_queue)
+        self._worker = Worker(scheduler, self._run, _answer, executors=plan.executors, observer=observer)
+        self._watchdog = Watchdog(plan.answer_within_s)
+
+    def handle(self, request: Request) -> None:
+        """Queue a request, or answer it at once with what is wrong with it. Never raises."""
+        self._watchdog.watch(request.reply)
+        guard(request.reply, lambda: self._queue(request))
+
+    def stop(self) -> None:
+        """Answer everything that is left."""
+        self._worker.stop()
+        self._watchdog.stop()
+
+    def _queue(self, request: Request) -> None:
+        options = parse_options(request.parameters, request.timeout_us)
+        task = self._task(request.inputs["TASK"])
+        plan = self._plan.tasks[task]
+        samples = self._samples(request.inputs)
+        parts = Parts(request.reply, len(samples), lambda results: combine(plan, results))
+        now_s = self._worker.clock()
+        deadline_s = now_s + (options.slo_ms or plan.slo_ms) / 1000.0
+        utility = options.utility or plan.utility
+        self._worker.submit(
+            [
+                Item(task, now_s, deadline_s, utility, length, Sample(data, parts, index, request.request_id))
+                for index, (data, length) in enumerate(samples)
+            ]
+        )
+
+    def _task(self, names: Any) -> str:
+        tasks = {name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names.ravel()}
+        unknown = tasks - self._plan.tasks.keys()
+        if unknown or len(tasks) != 1:
+            raise InvalidInput(
+                f"TASK is {sorted(tasks)}; name one task per request, of {', '.join(sorted(self._plan.tasks))}"
+            )
+        return tasks.pop()
+
+    def _samples(self, inputs: Arrays) -> list[tuple[Any, int]]:
+        """The samples of a request, each with its length in tokens."""
+        longest = max(cell.length for cell in self._plan.latency)
+        if self._plan.kind == "vision":
+            return [(pixels, longest) for pixels in inputs["PIXELS"]]
+        ids, mask, segments = (
+            inputs[name].astype(np.int64) for name in ("INPUT_IDS", "ATTENTION_MASK", "TOKEN_TYPE_IDS")
+        )
+        encodings = unpad(ids, mask, segments)
+        for encoding in encodings:
+            if not 0 < len(encoding) <= longest:
+                raise InvalidInput(f"INPUT_IDS has {len(encoding)} tokens; between 1 and {longest} are allowed")
+        return [(encoding, len(encoding)) for encoding in encodings]
+
+    def _run(self, decision: Decision) -> Sequence[Any]:
+        samples: list[Sample] = [item.payload for item in decision.batch]
+        inputs = self._batch([sample.data for sample in samples])
+        inputs["TASK"] = np.array([[item.task.encode()] for item in decision.batch], dtype=object)
+        outputs = self._call(self._plan.executor, inputs, {"gamma": decision.gamma}, samples[0].request_id)
+        logits = outputs.get("LOGITS")
+        if logits is None or len(logits) != len(samples):
+            shape = None if logits is None else logits.shape
+            raise Internal(f"{self._plan.executor} answered {len(samples)} samples with LOGITS of shape {shape}")
+        return [(row, decision.gamma) for row in logits]
+
+    def _batch(self, data: Sequence[Any]) -> Arrays:
+        if self._plan.kind == "vision":
+            return {"PIXELS": np.stack(data)}
+        encodings: Sequence[Encoding] = data
+        return {name.upper(): array for name, array in pad(encodings).items()}
+
+
+def combine(plan: TaskPlan, results: Sequence[tuple[Floats, int]]) -> Arrays:
+    """The output tensors of one request from the (logits, gamma) of its samples."""
+    gamma = np.array([[gamma] for _, gamma in results], dtype=np.int32)
+    if plan.objective == "regression":
+        return {"SCORE": np.array([[row[0]] for row, _ in results], dtype=np.float32), "GAMMA": gamma}
+    logits = np.stack([row[: len(plan.labels)] for row, _ in results])
+    if not np.isfinite(logits).all():
+        raise Internal("the encoder returned logits that are not finite")
+    return {**classified(softmax(logits, plan.temperature), plan.labels), "GAMMA": gamma}
+
+
+def classified(probabilities: Floats, labels: Sequence[str]) -> Arrays:
+    """LABEL [n, 1] and PROBABILITIES [n, classes] of calibrated probabilities [n, classes]."""
+    label = np.array([[labels[best].encode()] for best in probabilities.argmax(axis=-1)], dtype=object)
+    return {"LABEL": label, "PROBABILITIES": probabilities}
+
+
+def _answer(item: Item, result: Any) -> None:
+    sample: Sample = item.payload
+    sample.parts.put(sample.index, result)

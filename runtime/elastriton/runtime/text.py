@@ -1,0 +1,43 @@
+"""A text encoder: any Hugging Face sequence-classification model, split before its last linear layer."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from elastriton.core.errors import ConfigError
+from elastriton.core.levels import TokenLevel
+
+
+class TextEncoder(nn.Module):
+    """A Hugging Face sequence-classification model that returns the features its classifier reads.
+
+    Modifications: the last linear layer, the head, is replaced by the identity and kept apart, so that several tasks
+    can share the encoder; only the plain level exists yet.
+    """
+
+    def __init__(self, model: Any) -> None:
+        """`model` is an AutoModelForSequenceClassification. Raises ConfigError where no head can be found."""
+        super().__init__()
+        linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+        heads = [(name, module) for name, module in linears if module.out_features == model.config.num_labels]
+        if not heads:
+            raise ConfigError(f"{type(model).__name__} has no linear layer with {model.config.num_labels} outputs")
+        name, head = heads[-1]
+        self.head_weight = head.weight.detach().clone()
+        self.head_bias = head.bias.detach().clone() if head.bias is not None else torch.zeros(head.out_features)
+        model.set_submodule(name, nn.Identity())
+        self.model = model.eval()
+        accepted = inspect.signature(model.forward).parameters
+        self.reads_segments = "token_type_ids" in accepted and getattr(model.config, "type_vocab_size", 0) > 1
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, level: TokenLevel) -> Tensor:
+        """Features [batch, width] of int64 token ids, mask and segment ids, each [batch, tokens]."""
+        if level.gamma != 0:
+            raise ConfigError(f"text encoders have only level 0, not {level.gamma}")
+        segments = {"token_type_ids": token_type_ids} if self.reads_segments else {}
+        features: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **segments).logits
+        return features

@@ -1,0 +1,80 @@
+"""Texts to token ids and batches of them, by the tokenizers library alone: no transformers, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from elastriton.core.errors import InvalidInput
+from elastriton.runtime.executor import Arrays
+from elastriton.runtime.graphs import TOKENIZER_FILE
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """One tokenised text (or pair): token ids and segment ids, each [tokens]."""
+
+    ids: Ids
+    segments: Ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class TextTokenizer:
+    """Turns texts into encodings of at most `max_length` tokens."""
+
+    def __init__(self, folder: Path, max_length: int, inputs: int = 1) -> None:
+        """Read the tokenizer in `folder`; `inputs` is 1 for texts and 2 for pairs of texts."""
+        self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self.max_length = max_length
+        self.inputs = inputs
+
+    def encode(self, texts: Sequence[bytes | str], max_bytes: int = 1024 * 1024) -> Encoding:
+        """Tokenise one sample. Raises InvalidInput where it is empty, too long, not UTF-8, or has too few parts."""
+        if len(texts) != self.inputs:
+            raise InvalidInput(f"TEXT has {len(texts)} parts; this task takes {self.inputs}")
+        first, *second = (_text(text, max_bytes) for text in texts)
+        encoding = self._tokenizer.encode(first, second[0] if second else None)
+        if len(encoding.ids) > self.max_length:
+            raise InvalidInput(
+                f"TEXT is over-long: it has {len(encoding.ids)} tokens, at most {self.max_length} are allowed"
+            )
+        return Encoding(np.array(encoding.ids, np.int64), np.array(encoding.type_ids, np.int64))
+
+
+def pad(encodings: Sequence[Encoding]) -> Arrays:
+    """One batch: input_ids, attention_mask and token_type_ids, each int64 [batch, longest]."""
+    longest = max(len(encoding) for encoding in encodings)
+    ids, mask, segments = (np.zeros((len(encodings), longest), np.int64) for _ in range(3))
+    for row, encoding in enumerate(encodings):
+        n = len(encoding)
+        ids[row, :n], mask[row, :n], segments[row, :n] = encoding.ids, 1, encoding.segments
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": segments}
+
+
+def unpad(input_ids: Ids, attention_mask: Ids, token_type_ids: Ids) -> list[Encoding]:
+    """The encodings in a batch, without their padding."""
+    lengths = attention_mask.sum(axis=1)
+    return [Encoding(input_ids[i, :n], token_type_ids[i, :n]) for i, n in enumerate(lengths)]
+
+
+def _text(text: bytes | str, max_bytes: int) -> str:
+    if len(text) > max_bytes:
+        raise InvalidInput(f"TEXT is over-long: it has {len(text)} bytes, at most {max_bytes} are allowed")
+    try:
+        decoded = text.decode("utf-8") if isinstance(text, bytes) else text
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"TEXT is not UTF-8: {error}") from None
+    if not decoded.strip():
+        raise InvalidInput(f"TEXT is empty: {decoded!r}; send at least one word")
+    return decoded

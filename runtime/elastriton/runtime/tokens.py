@@ -1,0 +1,77 @@
+"""Token operations in torch: written once, run eagerly on a GPU and exported to ONNX for the CPU.
+
+A function decides and returns the function that applies the decision, as in ToMe (arXiv 2210.09461). All shapes are
+static for a given number of tokens, so that each level is one graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from elastriton.core.levels import merged
+
+Merge = Callable[[Tensor], Tensor]
+
+
+def bipartite_soft_matching(metric: Tensor, r: int, protected: int = 1) -> Merge:
+    """Match the `r` most similar pairs of tokens and return the function that sums each pair.
+
+    Tokens alternate between a source set (even positions) and a target set (odd positions). Each source finds its most
+    similar target by cosine; the `r` sources that are most similar merge, several perhaps into one target. The first
+    `protected` tokens (CLS) take no part and stay first.
+
+    `metric` [batch, n, d] describes the tokens (ToMe: the keys, averaged over heads). The result maps
+    [batch, n, c] -> [batch, n - r, c], in the order: protected, unmerged sources, targets.
+
+    The sum is one matrix product with a 0/1 matrix: on a CPU that is cheaper than the gathers and scatters it replaces.
+    """
+    n = metric.shape[1]
+    r = merged(n, r, protected)
+    if r == 0:
+        return lambda x: x
+    sources, targets = _split(F.normalize(metric, dim=-1), protected)
+    similarity, nearest = (sources @ targets.transpose(-1, -2)).max(dim=-1)  # both [batch, n_sources]
+    n_sources, n_targets = sources.shape[1], targets.shape[1]
+    kept = n_sources - r
+
+    chosen = similarity.topk(r, dim=-1).indices  # [batch, r]
+    positions = torch.arange(n_sources, device=metric.device)
+    merges = (chosen[:, :, None] == positions).any(dim=1)  # [batch, n_sources]
+    rank = (~merges).to(torch.int64).cumsum(dim=-1) - 1
+    slot = torch.where(merges, kept + nearest, rank)  # where each source goes in [kept sources, targets]
+    slots = torch.arange(kept + n_targets, device=metric.device)
+    gather = (slot[:, None, :] == slots[:, None]).to(metric.dtype)  # [batch, n_slots, n_sources]
+
+    def merge(x: Tensor) -> Tensor:
+        x_sources, x_targets = _split(x, protected)
+        moved = gather @ x_sources
+        return torch.cat([x[:, :protected], moved[:, :kept], moved[:, kept:] + x_targets], dim=1)
+
+    return merge
+
+
+def _split(x: Tensor, protected: int) -> tuple[Tensor, Tensor]:
+    """The tokens behind the protected ones, by the parity of their position in the whole sequence."""
+    first_even = protected + protected % 2
+    first_odd = protected + 1 - protected % 2
+    return x[:, first_even::2], x[:, first_odd::2]
+
+
+def merge_weighted(merge: Merge, x: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of merged tokens, weighted by how many patches each stands for: `x` [b, n, c] and `size` [b, n, 1]."""
+    total = merge(size)
+    return merge(x * size) / total, total
+
+
+def add_prompts(x: Tensor, prompts: Tensor, prefix: int = 1) -> Tensor:
+    """Insert `prompts` [batch, p, c] behind the `prefix` tokens (CLS) of `x` [batch, n, c] (VPT, arXiv 2203.12119)."""
+    return torch.cat([x[:, :prefix], prompts, x[:, prefix:]], dim=1)
+
+
+def replace_prompts(x: Tensor, prompts: Tensor, prefix: int = 1) -> Tensor:
+    """Put fresh `prompts` [batch, p, c] in the place of the last layer's (VPT-deep)."""
+    return torch.cat([x[:, :prefix], prompts, x[:, prefix + prompts.shape[1] :]], dim=1)

@@ -1,0 +1,116 @@
+"""A vision transformer that runs at a token level: timm's modules, our forward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from elastriton.core.errors import ConfigError
+from elastriton.core.levels import TokenLevel
+from elastriton.runtime.tokens import add_prompts, bipartite_soft_matching, merge_weighted, replace_prompts
+
+
+class ElasticViT(nn.Module):
+    """timm's VisionTransformer at one token level, from uint8 pixels to the features that a head reads.
+
+    Modifications:
+    - the level is an argument of `forward`, nothing in the timm model is patched;
+    - pixels are normalised here, so that bytes travel and not floats;
+    - merging levels: after each block's attention the schedule's number of tokens is merged, by the similarity of keys,
+      and attention is proportional to token size (ToMe, arXiv 2210.09461);
+    - prompted levels: prompts stand behind the prefix tokens and are replaced before each block that has its own
+      (VPT, arXiv 2203.12119);
+    - the plain level runs timm's own blocks, untouched.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, vit: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        """`vit` is a timm VisionTransformer; `mean` and `std` are of pixels scaled to [0, 1].
+
+        Raises ConfigError where the model is no pre-norm ViT with a CLS token.
+        """
+        super().__init__()
+        for needed in ("patch_embed", "blocks", "norm_pre", "_pos_embed"):
+            if not hasattr(vit, needed):
+                raise ConfigError(
+                    f"{type(vit).__name__} has no {needed}; elastriton runs timm's VisionTransformer family"
+                )
+        if vit.cls_token is None or vit.global_pool != "token":
+            raise ConfigError(
+                f"the model pools by {vit.global_pool!r}; elastriton needs a CLS token and pooling 'token'"
+            )
+        self.vit = vit.eval()
+        self.prefix: int = vit.num_prefix_tokens
+        self.register_buffer("scale", 1.0 / (255.0 * torch.tensor(std)), persistent=False)
+        self.register_buffer("shift", -torch.tensor(mean) / torch.tensor(std), persistent=False)
+
+    def forward(self, pixels: Tensor, level: TokenLevel, prompts: Tensor | None = None) -> Tensor:
+        """Features [batch, width] of uint8 `pixels` [batch, height, width, 3] at `level`.
+
+        `prompts` [batch, layers, gamma, width] go with gamma > 0: one layer of them is shallow, `depth` are deep.
+        """
+        x = self.embed(pixels)
+        if level.gamma < 0:
+            x = self._merging(x, level.merge)
+        elif level.gamma > 0:
+            if prompts is None:
+                raise ConfigError(f"level {level.gamma} needs prompts")
+            x = self._prompted(x, prompts)
+        else:
+            for block in self.vit.blocks:
+                x = block(x)
+        return self.pool(x)
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Tokens [batch, n, width] of uint8 pixels, positions added, as timm's forward_features makes them."""
+        x = pixels.to(self.scale.dtype) * self.scale + self.shift
+        x = self.vit.patch_embed(x.permute(0, 3, 1, 2))
+        x = self.vit.patch_drop(self.vit._pos_embed(x))
+        tokens: Tensor = self.vit.norm_pre(x)
+        return tokens
+
+    def pool(self, x: Tensor) -> Tensor:
+        """The CLS token behind the final norms: what timm's head reads."""
+        features: Tensor = self.vit.forward_head(self.vit.norm(x), pre_logits=True)
+        return features
+
+    def _prompted(self, x: Tensor, prompts: Tensor) -> Tensor:
+        x = add_prompts(x, prompts[:, 0], self.prefix)
+        for layer, block in enumerate(self.vit.blocks):
+            if 0 < layer < prompts.shape[1]:
+                x = replace_prompts(x, prompts[:, layer], self.prefix)
+            x = block(x)
+        return x
+
+    def _merging(self, x: Tensor, schedule: tuple[int, ...]) -> Tensor:
+        size = x.new_ones(x.shape[0], x.shape[1], 1)
+        grown = False
+        for block, r in zip(self.vit.blocks, schedule, strict=True):
+            attended, keys = attend(block.attn, block.norm1(x), size.log() if grown else None)
+            x = x + block.drop_path1(block.ls1(attended))
+            if r > 0:
+                x, size = merge_weighted(bipartite_soft_matching(keys, r, self.prefix), x, size)
+                grown = True
+            x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+        return x
+
+
+def attend(attention: Any, x: Tensor, log_size: Tensor | None) -> tuple[Tensor, Tensor]:
+    """timm's Attention, proportional to token size: `x` [b, n, c] -> ([b, n, c], keys averaged over heads [b, n, d]).
+
+    Modifications: `log_size` [b, n, 1] is added to the logits of each key; the mean of the keys is returned as well.
+    """
+    if getattr(attention, "gate", None) is not None:
+        raise ConfigError("gated attention cannot merge tokens; use levels of at least 0")
+    b, n, _ = x.shape
+    q, k, v = attention.qkv(x).reshape(b, n, 3, attention.num_heads, attention.head_dim).permute(2, 0, 3, 1, 4)
+    q, k = attention.q_norm(q), attention.k_norm(k)
+    bias = None if log_size is None else log_size[:, None, None, :, 0]
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    out = attention.norm(out.transpose(1, 2).reshape(b, n, -1))
+    return attention.proj(out), k.mean(dim=1)

@@ -1,0 +1,127 @@
+"""The worker: owns the clock and the threads, and moves batches from the scheduler to the executors.
+
+    submit(items) ──► core.Scheduler ──► step(): decide, run, answer
+
+One thread per executor runs `step` for ever; one more rejects items whose deadline passes while all of them are busy.
+Threads start on the first `submit`: Triton forbids calls between models before initialize() has returned.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from elastriton.core.errors import Internal, RequestError, Unavailable
+from elastriton.core.policy import Decision
+from elastriton.core.queue import Item
+from elastriton.core.scheduler import Scheduler, hopeless
+
+Run = Callable[[Decision], Sequence[Any]]
+Answer = Callable[[Item, Any], None]
+
+
+class Observer(Protocol):
+    """Is told what happened, after the answers are out (runtime/metrics.py)."""
+
+    def batch(self, decision: Decision, took_s: float, waiting: int) -> None:
+        """A batch has been run."""
+        ...
+
+
+class Worker:
+    """Runs decisions with `run` (one result or error per item) and hands every item's outcome to `answer`."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        run: Run,
+        answer: Answer,
+        *,
+        executors: int = 1,
+        observer: Observer | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._scheduler = scheduler
+        self._run = run
+        self._answer = answer
+        self._executors = executors
+        self._observer = observer
+        self.clock = clock
+        self._wake = threading.Condition()
+        self._threads: list[threading.Thread] = []
+        self._stopped = False
+
+    def submit(self, items: Sequence[Item]) -> None:
+        """Queue the items of one request, all or none. Raises Rejected or Unavailable, and then queues none."""
+        with self._wake:
+            if self._stopped:
+                raise Unavailable("the scheduler is being unloaded; retry on another replica")
+            self._scheduler.admit(items, self.clock())
+            if not self._threads:
+                self._start()
+            self._wake.notify_all()
+
+    def step(self) -> None:
+        """Wait for work; then decide, run, answer. The whole engine is these lines."""
+        decision = self._next_decision()
+        for item in decision.drop:
+            self._answer(item, hopeless((item.deadline_s - self.clock()) * 1000.0, "no level is fast enough any more"))
+        if decision.batch:
+            started_s = self.clock()
+            results = self._results(decision)
+            for item, result in zip(decision.batch, results, strict=True):
+                self._answer(item, result)
+            if self._observer:
+                self._observer.batch(decision, self.clock() - started_s, len(self._scheduler.waiting))
+
+    def stop(self) -> None:
+        """Answer what still waits and end the threads; a batch that runs is awaited for a few seconds."""
+        with self._wake:
+            self._stopped = True
+            left = list(self._scheduler.waiting)
+            self._scheduler.waiting.remove(left)
+            self._wake.notify_all()
+        for item in left:
+            self._answer(item, Unavailable("the scheduler is being unloaded; retry on another replica"))
+        for thread in self._threads:
+            thread.join(timeout=10.0)
+
+    def _next_decision(self) -> Decision:
+        with self._wake:
+            while not self._stopped:
+                decision = self._scheduler.next(self.clock())
+                if decision is not None:
+                    return decision
+                self._wake.wait()
+        return Decision()
+
+    def _results(self, decision: Decision) -> Sequence[Any]:
+        try:
+            return self._run(decision)
+        except RequestError as error:
+            return [error] * len(decision.batch)
+        except Exception as error:
+            return [Internal(f"{type(error).__name__}: {error}")] * len(decision.batch)
+
+    def _reject_late(self) -> None:
+        with self._wake:
+            now_s = self.clock()
+            late = self._scheduler.expire(now_s)
+            if not late:
+                waits_s = self._scheduler.waiting[0].deadline_s - now_s if self._scheduler.waiting else 1.0
+                self._wake.wait(timeout=min(1.0, max(0.001, waits_s)))
+        for item in late:
+            self._answer(item, hopeless(0.0, "every executor was busy until now"))
+
+    def _start(self) -> None:
+        targets = [("executor", self.step)] * self._executors + [("deadlines", self._reject_late)]
+        for name, target in targets:
+            thread = threading.Thread(target=self._loop, args=(target,), name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _loop(self, target: Callable[[], None]) -> None:
+        while not self._stopped:
+            target()
