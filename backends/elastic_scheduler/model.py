@@ -18,7 +18,8 @@ class TritonPythonModel:
         """Build the service; its threads start with the first request (no BLS may happen before this returns)."""
         plan = triton.load_plan(SchedulerPlan, args)
         call = partial(triton.call, outputs=["LOGITS"])
-        self._service = SchedulingService(plan, call, SchedulerMetrics(args["model_name"]))
+        metrics = SchedulerMetrics(args["model_name"], sorted({cell.gamma for cell in plan.latency}))
+        self._service = SchedulingService(plan, call, metrics)
 
     def execute(self, requests: list[Any]) -> None:
         """Take the requests over; each is answered later, through its sender."""

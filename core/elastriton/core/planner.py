@@ -1,8 +1,9 @@
-"""Profile to Plan: keep the levels that pay, choose thresholds, lay out the served models. Pure: no files, no clock."""
+"""Profile and goals to Plan: keep the levels that pay, choose thresholds, lay out the served models."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from elastriton.core.cascade import choose
 from elastriton.core.errors import ConfigError
@@ -23,13 +24,36 @@ from elastriton.core.policy import POLICIES
 from elastriton.core.profile import EncoderProfile, Profile, TaskProfile
 
 
-def make_plan(profile: Profile, profile_sha256: str, *, policy: str = "largest-batch", max_queue: int = 1024) -> Plan:
+@dataclass(frozen=True, slots=True)
+class TaskGoal:
+    """What a task is to achieve: its deadline, what an answer in time is worth, and what early answers may cost."""
+
+    slo_ms: float
+    utility: float = 1.0
+    max_drop: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Goals:
+    """What the served models are to achieve, by task, and how the schedulers work."""
+
+    tasks: dict[str, TaskGoal]
+    policy: str = "largest-batch"
+    max_queue: int = 1024
+    overhead_ms: float = 0.0
+
+
+def make_plan(profile: Profile, profile_sha256: str, goals: Goals) -> Plan:
     """Lay out the served models for a profile.
 
-    Raises ConfigError where a task names an unknown encoder, or the policy is unknown.
+    Raises ConfigError where a task names an unknown encoder, profile and goals differ in their tasks, or the policy is
+    unknown.
     """
-    if policy not in POLICIES:
-        raise ConfigError(f"policy {policy!r} is unknown; choose one of {', '.join(sorted(POLICIES))}")
+    if goals.policy not in POLICIES:
+        raise ConfigError(f"policy {goals.policy!r} is unknown; choose one of {', '.join(sorted(POLICIES))}")
+    if goals.tasks.keys() != profile.tasks.keys():
+        differing = ", ".join(sorted(goals.tasks.keys() ^ profile.tasks.keys()))
+        raise ConfigError(f"the profile and the configuration differ in the task(s) {differing}; profile again")
     for name, task in profile.tasks.items():
         if task.encoder not in profile.encoders:
             raise ConfigError(f"task {name} names the encoder {task.encoder!r}, which the profile lacks")
@@ -39,9 +63,7 @@ def make_plan(profile: Profile, profile_sha256: str, *, policy: str = "largest-b
         kept, dropped = useful_gammas(encoder, tasks.values())
         notes += [f"{name}: level {gamma} is dropped: {reason}" for gamma, reason in dropped.items()]
         executors[f"{name}_executor"] = _executor(encoder, tasks, kept)
-        schedulers[f"{name}_scheduler"] = _scheduler(
-            f"{name}_executor", encoder, tasks, kept, profile, policy, max_queue
-        )
+        schedulers[f"{name}_scheduler"] = _scheduler(f"{name}_executor", encoder, tasks, kept, goals)
     text = {name: task for name, task in profile.tasks.items() if profile.encoders[task.encoder].kind == "text"}
     return Plan(
         version=VERSION,
@@ -55,7 +77,10 @@ def make_plan(profile: Profile, profile_sha256: str, *, policy: str = "largest-b
             for name, task in profile.tasks.items()
             if (image := profile.encoders[task.encoder].image) is not None
         },
-        cascades={f"{name}_cascade": _cascade(name, task, profile) for name, task in text.items()},
+        cascades={
+            f"{name}_cascade": _cascade(name, task, profile.encoders[task.encoder], goals.tasks[name])
+            for name, task in text.items()
+        },
         tasks={name: _public(name, task, profile.encoders[task.encoder]) for name, task in profile.tasks.items()},
         notes=tuple(notes),
     )
@@ -102,49 +127,42 @@ def _executor(encoder: EncoderProfile, tasks: dict[str, TaskProfile], kept: set[
 
 
 def _scheduler(
-    executor: str,
-    encoder: EncoderProfile,
-    tasks: dict[str, TaskProfile],
-    kept: set[int],
-    profile: Profile,
-    policy: str,
-    max_queue: int,
+    executor: str, encoder: EncoderProfile, tasks: dict[str, TaskProfile], kept: set[int], goals: Goals
 ) -> SchedulerPlan:
     return SchedulerPlan(
         executor=executor,
         kind=encoder.kind,
-        policy=policy,
-        tasks={name: _task(task, kept) for name, task in tasks.items()},
+        policy=goals.policy,
+        tasks={name: _task(task, kept, goals.tasks[name]) for name, task in tasks.items()},
         latency=tuple(cell for cell in encoder.latency if cell.gamma in kept),
         max_batch=max(cell.batch for cell in encoder.latency),
-        max_queue=max_queue,
-        overhead_ms=profile.overhead_ms,
+        max_queue=goals.max_queue,
+        overhead_ms=goals.overhead_ms,
     )
 
 
-def _task(task: TaskProfile, kept: set[int]) -> TaskPlan:
+def _task(task: TaskProfile, kept: set[int], goal: TaskGoal) -> TaskPlan:
     accuracy = [LevelAccuracy(point.gamma, point.accuracy) for point in task.accuracy if point.gamma in kept]
     return TaskPlan(
         objective=task.objective,
         labels=task.labels,
-        slo_ms=task.slo_ms,
-        utility=task.utility,
+        slo_ms=goal.slo_ms,
+        utility=goal.utility,
         temperature=task.temperature,
         accuracy=tuple(accuracy) or (LevelAccuracy(0, 1.0),),
     )
 
 
-def _cascade(name: str, task: TaskProfile, profile: Profile) -> CascadePlan:
-    encoder = profile.encoders[task.encoder]
-    if encoder.text is None:
-        raise ConfigError(f"encoder {task.encoder} is a text encoder without a text section; profile again")
+def _cascade(name: str, task: TaskProfile, encoder: EncoderProfile, goal: TaskGoal) -> CascadePlan:
+    if encoder.text is None or encoder.tokenizer is None:
+        raise ConfigError(f"encoder {task.encoder} is a text encoder without text or tokenizer; profile again")
     small = None
     if task.cascade is not None:
         small = SmallPlan(
             artifact=task.cascade.artifact,
             text=task.cascade.text,
             temperature=task.cascade.temperature,
-            threshold=choose(task.cascade.operating, task.max_drop).threshold,
+            threshold=choose(task.cascade.operating, goal.max_drop).threshold,
             max_batch=max(cell.batch for cell in task.cascade.latency),
         )
     return CascadePlan(
@@ -153,9 +171,9 @@ def _cascade(name: str, task: TaskProfile, profile: Profile) -> CascadePlan:
         labels=task.labels,
         inputs=task.inputs,
         scheduler=f"{task.encoder}_scheduler",
-        tokenizer=encoder.artifact,
+        tokenizer=encoder.tokenizer,
         text=encoder.text,
-        slo_ms=task.slo_ms,
+        slo_ms=goal.slo_ms,
         max_batch=max(cell.batch for cell in encoder.latency),
         small=small,
     )

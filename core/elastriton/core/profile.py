@@ -9,7 +9,7 @@ relative path and a digest, so that a plan can never be rendered with other weig
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -81,6 +81,7 @@ class EncoderProfile:
     latency: tuple[Cell, ...]
     image: ImageSpec | None = None
     text: TextSpec | None = None
+    tokenizer: Artifact | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +111,8 @@ class TaskProfile:
     inputs: int
     temperature: float
     n_fit: int
-    slo_ms: float
-    utility: float
     accuracy: tuple[Accuracy, ...] = ()
     cascade: CascadeProfile | None = None
-    max_drop: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +137,6 @@ class Profile:
     machine: Machine
     encoders: dict[str, EncoderProfile]
     tasks: dict[str, TaskProfile]
-    overhead_ms: float
-    notes: tuple[str, ...] = field(default=())
 
 
 def load_profile(path: Path) -> Profile:

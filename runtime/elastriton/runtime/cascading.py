@@ -21,12 +21,9 @@ import numpy as np
 from elastriton.core.cascade import accepts, blend
 from elastriton.core.confidence import softmax
 from elastriton.core.errors import Internal, Rejected, RequestError, Unavailable
-from elastriton.core.levels import TokenLevel
 from elastriton.core.parameters import parse_options
 from elastriton.core.plan import CascadePlan, SmallPlan
-from elastriton.runtime.executor import Arrays, ElasticExecutor, Floats
-from elastriton.runtime.heads import load_head
-from elastriton.runtime.onnx_encoder import OnnxEncoder
+from elastriton.runtime.executor import Arrays, Floats, example_inputs, load_plain
 from elastriton.runtime.reply import Parts, Request, Watchdog, guard
 from elastriton.runtime.scheduling import Call, Parameters, classified
 from elastriton.runtime.texts import Encoding, TextTokenizer, pad
@@ -62,9 +59,8 @@ class SmallModel:
     """The small model of a cascade, in this process: encodings -> calibrated probabilities."""
 
     def __init__(self, plan: SmallPlan, folder: Path, task: str) -> None:
-        small = folder / plan.artifact.path
-        encoder = OnnxEncoder(small, [0], plan.threads)
-        self._executor = ElasticExecutor(encoder, {task: load_head(small, task)}, [TokenLevel(0)], plan.max_batch)
+        self._executor = load_plain(folder / plan.artifact.path, task, plan.max_batch, plan.threads)
+        self._executor.warm_up(lambda batch: example_inputs(None, batch, plan.text.max_length))
         self._plan = plan
         self._task = task
 

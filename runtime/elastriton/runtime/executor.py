@@ -6,7 +6,7 @@ applying heads per sample is the same for both and stands here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from elastriton.core.errors import InvalidInput
 from elastriton.core.levels import TokenLevel
 from elastriton.core.plan import ExecutorPlan
+from elastriton.core.profile import ImageSpec
 from elastriton.runtime.heads import TaskHead, load_head
 
 Arrays = dict[str, NDArray[np.generic]]
@@ -63,10 +64,26 @@ class ElasticExecutor:
             logits[np.ix_(rows, range(len(head.bias)))] = features[rows] @ head.weight.T + head.bias
         return logits
 
+    def warm_up(self, example: Callable[[int], Arrays]) -> None:
+        """Run every level once with one sample and with a full batch: first runs allocate and are slow."""
+        for gamma, level in self.levels.items():
+            prompted = [name for name, head in self.heads.items() if head.has_prompts(level.prompts)]
+            for batch in (1, self.max_batch) if prompted else ():
+                self.logits(example(batch), [prompted[0]] * batch, gamma)
+
     def _head(self, task: str) -> TaskHead:
         if task not in self.heads:
             raise InvalidInput(f"task {task!r} is unknown; this encoder serves {', '.join(sorted(self.heads))}")
         return self.heads[task]
+
+
+def example_inputs(image: ImageSpec | None, batch: int, length: int) -> Arrays:
+    """A batch of random inputs as the encoder takes them: images of the given size, or texts of `length` tokens."""
+    generator = np.random.default_rng(0)
+    if image is not None:
+        return {"pixels": generator.integers(0, 256, (batch, image.height, image.width, 3), dtype=np.uint8)}
+    ids = generator.integers(100, 1000, (batch, length), dtype=np.int64)
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
 
 
 def load_executor(plan: ExecutorPlan, folder: Path, device: str = "cpu") -> ElasticExecutor:
@@ -83,3 +100,11 @@ def load_executor(plan: ExecutorPlan, folder: Path, device: str = "cpu") -> Elas
 
         encoder = OnnxEncoder(encoder_folder, [level.gamma for level in plan.levels], plan.threads)
     return ElasticExecutor(encoder, heads, plan.levels, plan.max_batch)
+
+
+def load_plain(folder: Path, task: str, max_batch: int, threads: int = 0) -> ElasticExecutor:
+    """An executor of one task at the plain level, graph and head in one folder: the small model of a cascade."""
+    from elastriton.runtime.onnx_encoder import OnnxEncoder
+
+    encoder = OnnxEncoder(folder, [0], threads)
+    return ElasticExecutor(encoder, {task: load_head(folder, task)}, [TokenLevel(0)], max_batch)

@@ -24,11 +24,18 @@ class TaskHead:
     bias: Floats
     prompts: Floats | None = None
 
+    def prompt_count(self) -> int:
+        """How many prompts have been trained."""
+        return 0 if self.prompts is None else int(self.prompts.shape[1])
+
+    def has_prompts(self, count: int) -> bool:
+        """Whether the task can run at a level of `count` prompts."""
+        return count <= self.prompt_count()
+
     def prompts_for(self, count: int) -> Floats:
         """The first `count` prompts of every layer. Raises InvalidInput where the task has fewer."""
-        trained = 0 if self.prompts is None else self.prompts.shape[1]
-        if self.prompts is None or trained < count:
-            raise InvalidInput(f"task {self.task!r} has {trained} prompts; level {count} needs {count}")
+        if self.prompts is None or not self.has_prompts(count):
+            raise InvalidInput(f"task {self.task!r} has too few trained prompts for level {count}; tune it first")
         return self.prompts[:, :count]
 
 

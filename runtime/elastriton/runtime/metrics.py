@@ -7,7 +7,8 @@ Every call goes through one lock: two threads inside Triton's metric API abort t
 from __future__ import annotations
 
 import threading
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import triton_python_backend_utils as pb_utils
 
@@ -19,64 +20,63 @@ _SIZE_BUCKETS = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]
 
 
 class SchedulerMetrics:
-    """What the scheduler does: batches, their level and size, how long they took and were expected to take."""
+    """What the scheduler does: batches, their level and size, how long they took, and what waits."""
 
-    def __init__(self, model: str) -> None:
-        self._model = model
-        self._batches = _family("elastriton_batches_total", "Batches run, by token level", "COUNTER")
-        self._samples = _family("elastriton_samples_total", "Samples run, by token level", "COUNTER")
-        self._size = _histogram("elastriton_batch_size", "Samples per batch", model, _SIZE_BUCKETS)
-        self._took = _histogram(
-            "elastriton_batch_ms", "Time of a batch through the executor, in ms", model, _MS_BUCKETS
-        )
-        self._waiting = _labelled(_family("elastriton_waiting", "Samples that wait", "GAUGE"), model=model)
-        self._dropped = _labelled(_family("elastriton_dropped_total", "Samples dropped late", "COUNTER"), model=model)
-        self._by_gamma: dict[int, tuple[Any, Any]] = {}
+    def __init__(self, model: str, gammas: Iterable[int]) -> None:
+        by_level = {gamma: {"model": model, "gamma": str(gamma)} for gamma in gammas}
+        batches = _Family("COUNTER", "elastriton_batches_total", "Batches run, by token level")
+        samples = _Family("COUNTER", "elastriton_samples_total", "Samples run, by token level")
+        self._batches = {gamma: batches.metric(labels) for gamma, labels in by_level.items()}
+        self._samples = {gamma: samples.metric(labels) for gamma, labels in by_level.items()}
+        sizes = _Family("HISTOGRAM", "elastriton_batch_size", "Samples per batch")
+        times = _Family("HISTOGRAM", "elastriton_batch_ms", "Time of a batch through the executor, in ms")
+        self._size = sizes.metric({"model": model}, _SIZE_BUCKETS)
+        self._took = times.metric({"model": model}, _MS_BUCKETS)
+        self._waiting = _Family("GAUGE", "elastriton_waiting", "Samples that wait").metric({"model": model})
+        self._dropped = _Family("COUNTER", "elastriton_dropped_total", "Samples dropped late").metric({"model": model})
 
     def batch(self, decision: Decision, took_s: float, waiting: int) -> None:
         """Note one batch, after its answers are out."""
         with _LOCK:
-            batches, samples = self._counters(decision.gamma)
-            batches.increment(1)
-            samples.increment(len(decision.batch))
-            self._size.observe(float(len(decision.batch)))
-            self._took.observe(took_s * 1000.0)
-            self._waiting.set(float(waiting))
-            self._dropped.increment(len(decision.drop))
-
-    def _counters(self, gamma: int) -> tuple[Any, Any]:
-        if gamma not in self._by_gamma:
-            labels = {"model": self._model, "gamma": str(gamma)}
-            self._by_gamma[gamma] = (self._batches.Metric(labels=labels), self._samples.Metric(labels=labels))
-        return self._by_gamma[gamma]
+            self._batches[decision.gamma].value.increment(1)
+            self._samples[decision.gamma].value.increment(len(decision.batch))
+            self._size.value.observe(float(len(decision.batch)))
+            self._took.value.observe(took_s * 1000.0)
+            self._waiting.value.set(float(waiting))
+            self._dropped.value.increment(len(decision.drop))
 
 
 class CascadeMetrics:
     """At which level the cascade answers."""
 
     def __init__(self, model: str) -> None:
-        family = _family("elastriton_cascade_total", "Samples answered, by level of the cascade", "COUNTER")
-        with _LOCK:
-            self._levels = [family.Metric(labels={"model": model, "level": str(level)}) for level in (0, 1)]
+        family = _Family("COUNTER", "elastriton_cascade_total", "Samples answered, by level of the cascade")
+        self._levels = [family.metric({"model": model, "level": str(level)}) for level in (0, 1)]
 
     def answered(self, level: int) -> None:
         """Note one answer."""
         with _LOCK:
-            self._levels[level].increment(1)
+            self._levels[level].value.increment(1)
 
 
-def _family(name: str, description: str, kind: str) -> Any:
-    with _LOCK:
-        kinds = pb_utils.MetricFamily
-        return kinds(name=name, description=description, kind=getattr(kinds, kind))
+class _Metric(NamedTuple):
+    """A metric and its family, which must outlive it: else the next update fails, and may abort the server."""
+
+    value: Any
+    family: Any
 
 
-def _labelled(family: Any, **labels: str) -> Any:
-    with _LOCK:
-        return family.Metric(labels=labels)
+class _Family:
+    """A metric family of Triton's."""
 
+    def __init__(self, kind: str, name: str, description: str) -> None:
+        families = pb_utils.MetricFamily
+        with _LOCK:
+            self._family = families(name=name, description=description, kind=getattr(families, kind))
 
-def _histogram(name: str, description: str, model: str, buckets: list[float]) -> Any:
-    family = _family(name, description, "HISTOGRAM")
-    with _LOCK:
-        return family.Metric(labels={"model": model}, buckets=buckets)
+    def metric(self, labels: dict[str, str], buckets: list[float] | None = None) -> _Metric:
+        """One series of the family; histograms have buckets."""
+        with _LOCK:
+            if buckets is None:
+                return _Metric(self._family.Metric(labels=labels), self._family)
+            return _Metric(self._family.Metric(labels=labels, buckets=buckets), self._family)

@@ -7,6 +7,7 @@ Importable only inside a stub process (or a test that puts a stand-in into sys.m
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +23,18 @@ from elastriton.runtime.reply import Reply, Request
 from elastriton.runtime.scheduling import Parameters
 
 T = TypeVar("T")
+
+
+class _TritonLog(logging.Handler):
+    """Sends the records of our loggers to Triton's own log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log = pb_utils.Logger
+        send = log.log_error if record.levelno >= logging.ERROR else log.log_warn
+        send(f"[elastriton] {self.format(record)}")
+
+
+logging.getLogger("elastriton").addHandler(_TritonLog(logging.WARNING))
 
 _GONE = ("is not ready", "Server not ready", "not healthy", "has no available versions", "unknown model")
 

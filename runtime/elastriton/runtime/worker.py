@@ -8,6 +8,7 @@ Threads start on the first `submit`: Triton forbids calls between models before 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ from elastriton.core.errors import Internal, RequestError, Unavailable
 from elastriton.core.policy import Decision
 from elastriton.core.queue import Item
 from elastriton.core.scheduler import Scheduler, hopeless
+
+_LOG = logging.getLogger(__name__)
 
 Run = Callable[[Decision], Sequence[Any]]
 Answer = Callable[[Item, Any], None]
@@ -124,4 +127,7 @@ class Worker:
 
     def _loop(self, target: Callable[[], None]) -> None:
         while not self._stopped:
-            target()
+            try:
+                target()
+            except Exception:  # a thread that dies leaves every later request without an answer
+                _LOG.exception("a step of the worker failed; it goes on")

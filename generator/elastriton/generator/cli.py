@@ -1,0 +1,158 @@
+"""The command line: one function per command, each importing what it needs when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer import Argument, Option
+
+from elastriton.core.errors import ElastritonError
+
+if TYPE_CHECKING:
+    from elastriton.core.plan import Plan
+    from elastriton.generator.config import Config
+
+app = typer.Typer(
+    help="Serve transformer classifiers elastically on NVIDIA Triton.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigPath = Annotated[Path, Option("--config", "-c", help="The configuration file.")]
+Build = Annotated[Path, Option("--build", "-b", help="Where profile.json, plan.json and the artifacts lie.")]
+Repository = Annotated[Path, Argument(help="The model repository.")]
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one message and exit code 1, never a traceback."""
+    try:
+        app()
+    except ElastritonError as error:
+        typer.secho(f"error: {error}", err=True, fg="red")
+        raise SystemExit(1) from None
+
+
+@app.command()
+def profile(
+    config: ConfigPath = Path("elastriton.yaml"),
+    build: Build = Path("build"),
+    cell_seconds: Annotated[float, Option(help="Time to spend on each cell of the latency table.")] = 0.5,
+) -> None:
+    """Export the models and measure latency x level x batch and accuracy x level: BUILD/profile.json."""
+    from elastriton.generator.config import load_config
+    from elastriton.generator.profiler import PROFILE_FILE
+    from elastriton.generator.profiler import profile as run
+    from elastriton.generator.show import show_profile, steps
+
+    settings = load_config(config)
+    build.mkdir(parents=True, exist_ok=True)
+    with steps("profile") as advance:
+        result = run(settings, config.parent, build, budget_s=cell_seconds, advance=advance)
+    show_profile(result)
+    typer.echo(f"wrote {build / PROFILE_FILE}")
+
+
+@app.command()
+def plan(config: ConfigPath = Path("elastriton.yaml"), build: Build = Path("build")) -> None:
+    """Turn BUILD/profile.json and the goals of the configuration into BUILD/plan.json."""
+    from elastriton.core.plan import PLAN_FILE
+    from elastriton.core.records import dumps
+    from elastriton.generator.config import load_config
+    from elastriton.generator.show import show_plan
+
+    result = make(load_config(config), build)
+    (build / PLAN_FILE).write_text(dumps(result), encoding="utf-8")
+    show_plan(result)
+    typer.echo(f"wrote {build / PLAN_FILE}")
+
+
+@app.command()
+def generate(repository: Repository, build: Build = Path("build")) -> None:
+    """Write the model repository of BUILD/plan.json; an earlier one is replaced only by a complete new one."""
+    from elastriton.core.plan import PLAN_FILE, Plan
+    from elastriton.core.records import load
+    from elastriton.generator.repository import generate as write
+
+    models = write(load(Plan, build / PLAN_FILE), build, repository)
+    typer.echo(f"wrote {len(models)} models to {repository}: {', '.join(models)}")
+
+
+@app.command()
+def check(repository: Repository) -> None:
+    """Validate a model repository without starting Triton; exit code 1 where something is wrong."""
+    from elastriton.generator.check import check as findings
+
+    found = findings(repository)
+    for finding in found:
+        typer.secho(finding, err=True, fg="red")
+    if found:
+        raise typer.Exit(1)
+    typer.echo(f"{repository} is complete and consistent")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})
+def serve(
+    context: typer.Context,
+    repository: Repository,
+    http_port: Annotated[int, Option(help="0 picks a free port.")] = 8000,
+    grpc_port: Annotated[int, Option(help="0 picks a free port.")] = 8001,
+    metrics_port: Annotated[int, Option(help="0 picks a free port.")] = 8002,
+    address: Annotated[str, Option(help="The address to listen on; loopback unless you say otherwise.")] = "127.0.0.1",
+    tritonserver: Annotated[Path | None, Option(help="The server's binary; found by itself if not given.")] = None,
+    backend_directory: Annotated[Path | None, Option(help="A complete backend directory, used as it is.")] = None,
+    drain_timeout_s: Annotated[float, Option(help="How long a stop waits for requests in flight.")] = 30.0,
+) -> None:
+    """Run tritonserver on a repository; flags behind `--` go to tritonserver. Stops cleanly on SIGTERM."""
+    from elastriton.generator.serve import run
+
+    code = run(
+        repository,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        metrics_port=metrics_port,
+        address=address,
+        tritonserver=tritonserver,
+        backend_directory=backend_directory,
+        drain_timeout_s=drain_timeout_s,
+        extra=context.args,
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def demo(
+    directory: Annotated[Path, Option(help="The demo's models and data.")] = Path("examples/demo"),
+    build: Build = Path("build/demo"),
+    json_file: Annotated[Path | None, Option("--json", help="Also write the figures as JSON.")] = None,
+) -> None:
+    """Prepare, profile, plan, generate, serve and query real models over HTTP and gRPC; print what came out."""
+    from elastriton.generator.demo import run
+
+    run(directory, build, json_file)
+
+
+def make(settings: Config, build: Path) -> Plan:
+    """The plan of a build folder's profile under the goals of a configuration."""
+    import hashlib
+
+    from elastriton.core.planner import Goals, TaskGoal, make_plan
+    from elastriton.core.profile import load_profile
+    from elastriton.generator.profiler import PROFILE_FILE
+
+    path = build / PROFILE_FILE
+    goals = {
+        name: TaskGoal(task.slo_ms, task.utility, task.cascade.max_drop if task.cascade else 0.0)
+        for name, task in settings.tasks.items()
+    }
+    return make_plan(
+        load_profile(path),
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+        Goals(goals, settings.policy, settings.max_queue, settings.overhead_ms),
+    )
+
+
+if __name__ == "__main__":
+    main()

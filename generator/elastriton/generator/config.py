@@ -1,0 +1,154 @@
+"""elastriton.yaml: the one configuration file, validated whole before anything runs.
+
+Paths are relative to the file. Unknown keys are errors that name the nearest key.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from elastriton.core.errors import ConfigError
+from elastriton.core.policy import POLICIES
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EncoderConfig(_Strict):
+    """One resident encoder: a timm or Hugging Face id or local folder, and the grid to measure it on."""
+
+    kind: Literal["vision", "text"]
+    model: str
+    runtime: Literal["onnxruntime", "torch"] = "onnxruntime"
+    levels: tuple[int, ...] = (0,)
+    batches: tuple[Count, ...] = (1, 2, 4, 8, 16, 32)
+    max_length: Annotated[int, Field(ge=2, le=512)] = 128
+    lengths: tuple[Annotated[int, Field(ge=2)], ...] = (16, 32, 64, 128)
+
+    @model_validator(mode="after")
+    def _check(self) -> EncoderConfig:
+        if 0 not in self.levels:
+            raise ValueError(f"levels {list(self.levels)} lack 0, the plain encoder")
+        if self.kind == "text" and self.levels != (0,):
+            raise ValueError(f"levels {list(self.levels)}: text encoders have only level 0 yet")
+        if self.kind == "text" and self.max_length not in self.lengths:
+            raise ValueError(f"lengths {list(self.lengths)} must contain max_length {self.max_length}")
+        return self
+
+
+class DataConfig(_Strict):
+    """Labelled samples: the first `samples` of a file or folder (generator/data.py says which kinds)."""
+
+    path: str
+    samples: Count = 2000
+    fit_share: Annotated[float, Field(gt=0, lt=1)] = 0.3
+
+
+class CascadeConfig(_Strict):
+    """A small model in front of the task's encoder; its early answers may cost `max_drop` accuracy (0.01 = 1 point)."""
+
+    model: str
+    max_length: Annotated[int, Field(ge=2, le=512)] = 128
+    max_drop: Annotated[float, Field(ge=0, le=1)] = 0.005
+
+
+class TaskConfig(_Strict):
+    """One task: a head and perhaps prompts on an encoder, its deadline, and what an answer in time is worth."""
+
+    encoder: Name
+    slo_ms: Positive
+    utility: Positive = 1.0
+    objective: Literal["classification", "regression"] = "classification"
+    inputs: Literal[1, 2] = 1
+    labels: tuple[str, ...] | None = None
+    head: str | None = None
+    prompts: str | None = None
+    data: DataConfig | None = None
+    cascade: CascadeConfig | None = None
+
+
+class Config(_Strict):
+    """The whole file."""
+
+    version: Literal[1]
+    encoders: Annotated[dict[Name, EncoderConfig], Field(min_length=1)]
+    tasks: Annotated[dict[Name, TaskConfig], Field(min_length=1)]
+    seed: int = 0
+    policy: str = "largest-batch"
+    max_queue: Count = 1024
+    overhead_ms: Annotated[float, Field(ge=0)] = 3.0
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        if self.policy not in POLICIES:
+            raise ValueError(f"policy {self.policy!r} is unknown; choose one of {', '.join(sorted(POLICIES))}")
+        for name, task in self.tasks.items():
+            if task.encoder not in self.encoders:
+                raise ValueError(f"task {name} names encoder {task.encoder!r}; there are {', '.join(self.encoders)}")
+            kind = self.encoders[task.encoder].kind
+            if kind == "vision" and (task.inputs != 1 or task.cascade is not None):
+                raise ValueError(f"task {name} is a vision task; inputs and cascade are for text tasks")
+            if task.objective == "regression" and task.cascade is not None:
+                raise ValueError(f"task {name} is a regression; a cascade needs classes to be confident of")
+        for name in self.encoders:
+            if all(task.encoder != name for task in self.tasks.values()):
+                raise ValueError(f"encoder {name} has no task; remove it or give it one")
+        return self
+
+
+def load_config(path: Path) -> Config:
+    """Read elastriton.yaml. Raises ConfigError with one line for each thing that is wrong."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist; pass the configuration with --config") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        lines = "\n".join(f"  {_line(detail)}" for detail in error.errors())
+        raise ConfigError(f"{path} has {error.error_count()} mistake(s):\n{lines}") from None
+
+
+def resolve(model: str, base: Path) -> str:
+    """A model's name as its library takes it: the path of a folder below `base` if there is one, else an id."""
+    folder = base / model
+    if folder.is_dir():
+        return str(folder.resolve())
+    if model.startswith((".", "/")):
+        raise ConfigError(f"model folder {folder} does not exist")
+    return model
+
+
+def _line(detail: ErrorDetails) -> str:
+    where = ".".join(str(part) for part in detail["loc"] if part != "[key]") or "the file"
+    if detail["type"] != "extra_forbidden":
+        return f"{where}: {detail['msg'].removeprefix('Value error, ')}" + _seen(detail["input"])
+    key = str(detail["loc"][-1])
+    near = difflib.get_close_matches(key, _known_keys(detail["loc"][:-1]), n=1)
+    return f"{where}: there is no key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+
+
+def _seen(value: Any) -> str:
+    return f" (seen: {value!r})" if isinstance(value, str | int | float) else ""
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    parents: dict[str, type[BaseModel]] = {"encoders": EncoderConfig, "tasks": TaskConfig}
+    leaves: dict[str, type[BaseModel]] = {"data": DataConfig, "cascade": CascadeConfig}
+    model: type[BaseModel] = Config
+    if location:
+        model = leaves.get(str(location[-1])) or parents.get(str(location[0]), Config)
+    return list(model.model_fields)

@@ -1,0 +1,104 @@
+"""Accuracy of a task at every level, and the trade-off of its cascade, on held-out labelled data.
+
+The first `fit_share` of the samples fits temperatures; accuracies and operating points come from the others alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from elastriton.core.cascade import Operating, sweep
+from elastriton.core.confidence import IntArray, fit_temperature, softmax
+from elastriton.core.errors import ConfigError, InvalidInput
+from elastriton.core.plan import DecoderPlan
+from elastriton.core.profile import Accuracy, ImageSpec
+from elastriton.generator.data import Labelled
+from elastriton.generator.measure import Advance, all_logits
+from elastriton.runtime.executor import Arrays, ElasticExecutor, Floats
+from elastriton.runtime.images import decode_image
+from elastriton.runtime.texts import TextTokenizer, pad
+
+T = TypeVar("T")
+
+THRESHOLDS = (*np.linspace(0.0, 0.99, 100).round(2).tolist(), 0.995, 0.999, 1.1)
+"""Candidate thresholds on the confidence; the last is above every confidence: never return early."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The logits [n, classes] of a task's data by level, the right classes [n], and where the fit part ends."""
+
+    logits: dict[int, Floats]
+    numbers: IntArray
+    n_fit: int
+
+    def temperature(self) -> float:
+        """The temperature of the plain level, from the fit part."""
+        return fit_temperature(self.logits[0][: self.n_fit], self.numbers[: self.n_fit])
+
+    def accuracies(self) -> tuple[Accuracy, ...]:
+        """The accuracy at every level, on the samples behind the fit part."""
+        truth = self.numbers[self.n_fit :]
+        return tuple(
+            Accuracy.of(gamma, int((logits[self.n_fit :].argmax(-1) == truth).sum()), len(truth))
+            for gamma, logits in sorted(self.logits.items())
+        )
+
+
+Collate = Callable[[Sequence[int]], Arrays]
+
+
+def image_batches(task: str, data: Labelled, image: ImageSpec) -> tuple[Collate, Sequence[int]]:
+    """How to make a batch of some images, and the order to run them in."""
+    plan = DecoderPlan(task, image)
+    pixels = [_check(decode_image, number, encoded, plan) for number, encoded in enumerate(data.images)]
+    return (lambda indices: {"pixels": np.stack([pixels[index] for index in indices])}), range(len(pixels))
+
+
+def text_batches(data: Labelled, tokenizer_folder: Path, max_length: int, inputs: int) -> tuple[Collate, Sequence[int]]:
+    """How to make a batch of some texts, and the order to run them in: by length, to pad little."""
+    tokenizer = TextTokenizer(tokenizer_folder, max_length, inputs)
+    encodings = [_check(tokenizer.encode, number, parts) for number, parts in enumerate(data.texts)]
+    order = sorted(range(len(encodings)), key=lambda index: len(encodings[index]))
+    return (lambda indices: pad([encodings[index] for index in indices])), order
+
+
+def evaluate(
+    executor: ElasticExecutor,
+    task: str,
+    batches: tuple[Collate, Sequence[int]],
+    numbers: IntArray,
+    fit_share: float,
+    advance: Advance,
+) -> Evaluation:
+    """Run the data of a task at every level that the task has."""
+    collate, order = batches
+    if len(order) == 0:
+        raise ConfigError(f"task {task}: the data holds no samples of this kind")
+    logits = {}
+    for gamma, level in executor.levels.items():
+        if executor.heads[task].has_prompts(level.prompts):
+            logits[gamma] = all_logits(executor, task, gamma, order, collate)
+        advance(f"accuracy of {task} at level {gamma}")
+    return Evaluation(logits, numbers, max(1, int(len(order) * fit_share)))
+
+
+def trade_off(small: Evaluation, large: Evaluation) -> tuple[float, tuple[Operating, ...]]:
+    """The small model's temperature, and what every candidate threshold gives behind the fit part."""
+    temperature = small.temperature()
+    n_fit = small.n_fit
+    small_probabilities = softmax(small.logits[0][n_fit:], temperature)
+    large_probabilities = softmax(large.logits[0][n_fit:], large.temperature())
+    return temperature, sweep(small_probabilities, large_probabilities, small.numbers[n_fit:], THRESHOLDS)
+
+
+def _check(read: Callable[..., T], number: int, *arguments: object) -> T:
+    try:
+        return read(*arguments)
+    except InvalidInput as error:
+        raise ConfigError(f"sample {number} of the data cannot be used: {error}") from None

@@ -1,0 +1,153 @@
+"""Models to artifacts: load, export, and write down what the executor needs. The torch half of `elastriton profile`.
+
+<artifacts>/<encoder>/             graphs and weights (ONNX), or the model's own folder (torch)
+<artifacts>/<encoder>_tokenizer/   tokenizer.json
+<artifacts>/<task>_head/           head and prompts
+<artifacts>/<task>_small/          the small model of a cascade: graph, head and tokenizer in one
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from elastriton.core.errors import ConfigError
+from elastriton.core.levels import TokenLevel, constant_level
+from elastriton.core.plan import ExecutorPlan
+from elastriton.core.profile import Artifact, TextSpec, digest
+from elastriton.generator.config import Config, EncoderConfig, TaskConfig, resolve
+from elastriton.generator.export import export_text, export_vision
+from elastriton.runtime.graphs import TOKENIZER_FILE, TORCH_FOLDER
+from elastriton.runtime.heads import Floats, TaskHead, save_head
+from elastriton.runtime.models import Head, TextModel, VisionModel, load_text, load_vision
+
+
+@dataclass(frozen=True)
+class PreparedEncoder:
+    """An exported encoder with the heads of its tasks, ready to run."""
+
+    plan: ExecutorPlan
+    tokens: int
+    labels: dict[str, tuple[str, ...]]
+    tokenizer: Artifact | None
+
+
+def prepare_encoder(name: str, config: Config, base: Path, artifacts: Path) -> PreparedEncoder:
+    """Load and export one encoder and the heads of its tasks. Raises ConfigError where they do not fit together."""
+    encoder = config.encoders[name]
+    tasks = {task_name: task for task_name, task in config.tasks.items() if task.encoder == name}
+    source = resolve(encoder.model, base)
+    model = load_vision(source) if encoder.kind == "vision" else load_text(source)
+    levels = tuple(constant_level(gamma, model.depth) for gamma in sorted(encoder.levels))
+    heads = {task_name: _head(task_name, task, model.head, base) for task_name, task in tasks.items()}
+    most = max(head.prompt_count() for head, _ in heads.values())
+    if max(encoder.levels) > most:
+        raise ConfigError(f"encoder {name} has level {max(encoder.levels)}, but no task has more than {most} prompts")
+    folder = _fresh(artifacts / name)
+    if encoder.runtime == "torch":
+        _copy_model(source, folder / TORCH_FOLDER)
+    elif isinstance(model, VisionModel):
+        image = (model.image.height, model.image.width)
+        export_vision(model.encoder, levels, image, _prompt_layers(heads), folder)
+    else:
+        export_text(model.encoder, levels, folder)
+    plan = ExecutorPlan(
+        kind=encoder.kind,
+        runtime=encoder.runtime,
+        artifact=_artifact(folder, artifacts),
+        heads={task_name: _save(head, artifacts) for task_name, (head, _) in heads.items()},
+        levels=levels,
+        depth=model.depth,
+        width=model.width,
+        classes=max(len(head.bias) for head, _ in heads.values()),
+        max_batch=max(encoder.batches),
+        image=model.image if isinstance(model, VisionModel) else None,
+        text=_text(encoder, model) if isinstance(model, TextModel) else None,
+    )
+    tokens = model.tokens if isinstance(model, VisionModel) else max(encoder.lengths)
+    tokenizer = _tokenizer(source, artifacts / f"{name}_tokenizer", artifacts) if plan.text else None
+    return PreparedEncoder(plan, tokens, {task_name: labels for task_name, (_, labels) in heads.items()}, tokenizer)
+
+
+def prepare_small(task_name: str, model: str, labels: tuple[str, ...], base: Path, artifacts: Path) -> Artifact:
+    """Load and export the small model of a cascade. Raises ConfigError where its labels are not the task's."""
+    source = resolve(model, base)
+    small = load_text(source)
+    if small.head.labels != labels:
+        raise ConfigError(
+            f"small model {model} of task {task_name} has other labels than the large one, or another order"
+        )
+    folder = _fresh(artifacts / f"{task_name}_small")
+    export_text(small.encoder, (TokenLevel(0),), folder)
+    save_head(folder, TaskHead(task_name, small.head.weight, small.head.bias))
+    _tokenizer(source, folder, artifacts)
+    return _artifact(folder, artifacts)
+
+
+def _head(name: str, task: TaskConfig, own: Head | None, base: Path) -> tuple[TaskHead, tuple[str, ...]]:
+    """The head of a task (its own file's, else the model's) with its prompts, and the labels in its order."""
+    if task.head is not None:
+        tensors = load_file(base / task.head)
+        weight, bias = tensors["weight"].astype(np.float32), tensors["bias"].astype(np.float32)
+        labels = task.labels or ()
+    elif own is not None:
+        weight, bias, labels = own.weight, own.bias, task.labels or own.labels
+    else:
+        raise ConfigError(f"task {name}: the model has no head of its own; give the task a `head` file")
+    classes = 0 if task.objective == "regression" else len(labels)
+    if len(bias) != max(classes, 1):
+        raise ConfigError(f"task {name}: the head has {len(bias)} outputs for {classes} labels; give the task `labels`")
+    prompts: Floats | None = None
+    if task.prompts is not None:
+        prompts = load_file(base / task.prompts)["prompts"].astype(np.float32)
+    return TaskHead(name, weight, bias, prompts), tuple(labels) if classes else ()
+
+
+def _prompt_layers(heads: dict[str, tuple[TaskHead, tuple[str, ...]]]) -> int:
+    layers = {head.prompts.shape[0] for head, _ in heads.values() if head.prompts is not None}
+    if len(layers) > 1:
+        raise ConfigError(f"the tasks of one encoder have prompts for {sorted(layers)} layers; they must agree")
+    return layers.pop() if layers else 1
+
+
+def _text(encoder: EncoderConfig, model: TextModel) -> TextSpec:
+    if encoder.max_length > model.max_length:
+        raise ConfigError(f"max_length {encoder.max_length} is above the {model.max_length} positions of the model")
+    return TextSpec(encoder.max_length)
+
+
+def _tokenizer(source: str, folder: Path, artifacts: Path) -> Artifact:
+    from transformers import AutoTokenizer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    if not tokenizer.is_fast:
+        raise ConfigError(f"model {source} has no fast tokenizer (tokenizer.json); convert it with transformers first")
+    tokenizer.backend_tokenizer.save(str(folder / TOKENIZER_FILE))
+    return _artifact(folder, artifacts)
+
+
+def _save(head: TaskHead, artifacts: Path) -> Artifact:
+    folder = _fresh(artifacts / f"{head.task}_head")
+    save_head(folder, head)
+    return _artifact(folder, artifacts)
+
+
+def _copy_model(source: str, folder: Path) -> None:
+    if not Path(source).is_dir():
+        raise ConfigError(f"runtime torch needs a local model folder, not the id {source!r}; download it first")
+    shutil.copytree(source, folder)
+
+
+def _fresh(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _artifact(folder: Path, artifacts: Path) -> Artifact:
+    return Artifact(folder.relative_to(artifacts).as_posix(), digest(folder))

@@ -1,0 +1,82 @@
+"""What the commands print: progress, tables."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from elastriton.core.plan import Plan
+from elastriton.core.profile import Profile
+from elastriton.generator.measure import Advance
+
+console = Console()
+
+
+@contextmanager
+def steps(what: str) -> Iterator[Advance]:
+    """Show the step that a long command is at; without a terminal, a line every ten seconds."""
+    last_s = time.monotonic()
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True
+    ) as bar:
+        task = bar.add_task(what, total=None)
+
+        def advance(step: str) -> None:
+            nonlocal last_s
+            bar.update(task, description=f"{what}: {step}")
+            if not console.is_terminal and time.monotonic() - last_s > 10.0:
+                console.print(f"{what}: {step}")
+                last_s = time.monotonic()
+
+        yield advance
+
+
+def show_profile(profile: Profile) -> None:
+    """Print latency and accuracy by level."""
+    for name, encoder in profile.encoders.items():
+        longest = max(cell.length for cell in encoder.latency)
+        batches = sorted({cell.batch for cell in encoder.latency})
+        table = Table(title=f"{name}: median ms of a batch of {longest} tokens, by level", title_justify="left")
+        for column in ("gamma", *(f"batch {batch}" for batch in batches), "samples/s"):
+            table.add_column(column, justify="right")
+        for level in encoder.levels:
+            row = {cell.batch: cell for cell in encoder.latency if (cell.gamma, cell.length) == (level.gamma, longest)}
+            best = max(1000.0 * batch / cell.p50_ms for batch, cell in row.items())
+            table.add_row(str(level.gamma), *(f"{row[batch].p50_ms:.1f}" for batch in batches), f"{best:.0f}")
+        console.print(table)
+    _show_accuracy(profile)
+
+
+def _show_accuracy(profile: Profile) -> None:
+    table = Table(title="accuracy on held-out samples", title_justify="left")
+    for column in ("task", "gamma", "accuracy", "95 % interval", "n"):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for name, task in profile.tasks.items():
+        points = [(str(point.gamma), point) for point in task.accuracy]
+        if task.cascade is not None:
+            points.append(("small model", task.cascade.accuracy))
+        for gamma, point in points:
+            interval = f"{point.low:.1%} … {point.high:.1%}"
+            table.add_row(name, gamma, f"{point.accuracy:.1%}", interval, str(point.n))
+    console.print(table)
+
+
+def show_plan(plan: Plan) -> None:
+    """Print what each task will be served by."""
+    table = Table(title="plan", title_justify="left")
+    for column in ("task", "levels", "deadline", "small model answers at"):
+        table.add_column(column)
+    for name, task in plan.tasks.items():
+        scheduler = plan.schedulers[task.scheduler]
+        gammas = ", ".join(str(point.gamma) for point in scheduler.tasks[name].accuracy)
+        cascade = plan.cascades.get(task.entry)
+        sure = f"confidence ≥ {cascade.small.threshold:g}" if cascade is not None and cascade.small else "–"
+        table.add_row(name, gammas, f"{scheduler.tasks[name].slo_ms:g} ms", sure)
+    console.print(table)
+    for note in plan.notes:
+        console.print(note)
