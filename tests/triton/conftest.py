@@ -46,3 +46,15 @@ def serve_repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Calla
             server.stop()
     harm = {log.name: found for log in logs if (found := HARM.findall(log.read_text(errors="replace")))}
     assert not harm, f"the server came to harm: {harm}; its logs are in {folder}"
+
+
+@pytest.fixture(scope="module")
+def tiny_server(serve_repository: Callable[..., Server], tiny_repository: Path) -> Server:
+    """The tiny project, served."""
+    return serve_repository(tiny_repository)
+
+
+@pytest.fixture(params=["http", "grpc"])
+def url(request: pytest.FixtureRequest, tiny_server: Server) -> str:
+    """The server's URL for our client, over each protocol in turn."""
+    return tiny_server.http_url if request.param == "http" else f"grpc://{tiny_server.grpc_url}"

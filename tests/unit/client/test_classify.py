@@ -68,7 +68,7 @@ def test_the_latency_is_in_milliseconds_and_leaves_out_the_wait_for_a_slot(class
         return RIVER
 
     answers = classify(FakeTransport(handler), "eurosat", images=[b"x"] * 5, options={"max_in_flight": 1})
-    assert all(29 < answer.latency_ms < 90 for answer in answers)
+    assert all(29 < answer.latency_ms < 140 for answer in answers)
 
 
 def test_the_fake_transport_adds_the_batch_dimension() -> None:

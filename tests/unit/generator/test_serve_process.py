@@ -81,6 +81,14 @@ def test_without_such_lines_it_is_the_last_ones(tmp_path: Path) -> None:
     running.finish(LIMIT_S)
 
 
+def test_the_last_words_of_a_child_are_waited_for(tmp_path: Path) -> None:
+    script = "import os; os.write(1, b'x\\n' * 200_000 + b'error: the reason\\n')"
+    running = child(script, tmp_path, tmp_path / "log")
+    wait_for(lambda: running.poll() is not None)
+    assert running.failures() == "the reason"
+    running.finish(LIMIT_S)
+
+
 def test_the_command_line_is_ours() -> None:
     line = command(Path("/t"), Path("/repository"), Path("/backends"), Endpoints("127.0.0.1", 1, 2, 3), "mine_")
     options = dict(zip(line[1::2], line[2::2], strict=False))

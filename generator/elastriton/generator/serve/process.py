@@ -50,6 +50,8 @@ class Child:
 
     def failures(self) -> str:
         """What it says went wrong; its last lines where no line says so."""
+        if self.poll() is not None:
+            self._pump.join(timeout=2)  # its last words may still be on their way
         return failures(list(self._lines)) or self.tail(20)
 
     def kill(self) -> None:

@@ -46,6 +46,10 @@ class Rest:
         except NoAnswer:
             return False
 
+    def version(self) -> str:
+        """The server's version, e.g. "2.51.0"."""
+        return str(self._json("").get("version", "unknown"))
+
     def index(self) -> list[dict[str, str]]:
         """The repository index: `name` and, once it was loaded, `version`, `state` and `reason` of every model."""
         models: list[dict[str, str]] = self._json("repository/index", b"{}")

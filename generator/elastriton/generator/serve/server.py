@@ -77,6 +77,11 @@ class Server:
         return f"http://{self._endpoints.host}:{self._endpoints.metrics}/metrics"
 
     @property
+    def version(self) -> str:
+        """What the running server says its version is."""
+        return Rest(self.http_url).version()
+
+    @property
     def pid(self) -> int:
         return self._running().pid
 
