@@ -1,0 +1,82 @@
+"""When a part dies or stalls: every request still gets its one answer or error, and the rest goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from elastriton.client import Answer, Client, RejectedError, ServerError, UnavailableError
+from elastriton.core.plan import Plan
+from elastriton.core.records import load
+from elastriton.generator.repository import generate
+from elastriton.generator.serve import Server
+
+WITHIN_S = 4.0
+
+
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, tiny_build: Path, serve_repository: Callable[..., Server]
+) -> Server:
+    """The tiny project with an impatient watchdog, and a cascade that never trusts its small model."""
+    plan = load(Plan, tiny_build / "plan.json")
+    schedulers = {name: replace(part, answer_within_s=WITHIN_S) for name, part in plan.schedulers.items()}
+    cascades = {
+        name: replace(part, small=replace(part.small, threshold=1.1)) if part.small else part
+        for name, part in plan.cascades.items()
+    }
+    repository = tmp_path_factory.mktemp("impatient") / "repository"
+    generate(replace(plan, schedulers=schedulers, cascades=cascades), tiny_build, repository)
+    return serve_repository(repository)
+
+
+def stub(server: Server, model: str) -> psutil.Process:
+    """The process of one model of this very server."""
+    children = psutil.Process(server.pid).children(recursive=True)
+    [found] = [child for child in children if any(f"/{model}/" in part for part in child.cmdline())]
+    return found
+
+
+def test_unsure_texts_reach_the_large_model(server: Server) -> None:
+    with Client(f"grpc://{server.grpc_url}", timeout_s=60.0) as client:
+        assert {answer.level for answer in client.classify("intent", texts=["hello", "bye", "two tea"])} == {1}
+
+
+def test_a_deadline_travels_to_the_large_model(server: Server) -> None:
+    with Client(f"grpc://{server.grpc_url}", timeout_s=60.0) as client, pytest.raises(RejectedError, match="deadline"):
+        client.classify("intent", texts=["hello there"], slo_ms=0.5)
+
+
+def test_a_stalled_executor_fails_its_requests_and_recovers(server: Server, make_jpeg: Any) -> None:
+    executor = stub(server, "vit_executor")
+    with Client(f"grpc://{server.grpc_url}", timeout_s=60.0) as client:
+        executor.send_signal(signal.SIGSTOP)
+        try:
+            outcomes = client.classify("colour", images=[make_jpeg("red")] * 6, slo_ms=600_000, return_errors=True)
+        finally:
+            executor.send_signal(signal.SIGCONT)
+        assert {type(outcome) for outcome in outcomes} == {UnavailableError}
+        assert "may be dead" in str(outcomes[0])
+        assert [a.label for a in client.classify("intent", texts=["hello"])]
+        deadline_s = time.monotonic() + 60.0
+        while time.monotonic() < deadline_s:
+            [answer] = client.classify("colour", images=[make_jpeg("red")], return_errors=True)
+            if isinstance(answer, Answer):
+                return
+        pytest.fail(f"the executor goes on, but the scheduler does not: {answer}")
+
+
+def test_a_dead_executor_is_an_error_not_silence(server: Server, make_jpeg: Any) -> None:
+    os.kill(stub(server, "vit_executor").pid, signal.SIGKILL)
+    with Client(server.http_url, timeout_s=60.0) as client:
+        outcomes = client.classify("colour", images=[make_jpeg("red")] * 3, return_errors=True)
+        assert {type(outcome) for outcome in outcomes} <= {UnavailableError, ServerError, RejectedError}
+        assert [a.label for a in client.classify("intent", texts=["hello"])], "other encoders are untouched"
