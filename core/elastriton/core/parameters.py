@@ -46,7 +46,7 @@ def _number(parameters: dict[str, object], name: str, maximum: float) -> float |
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise ValueError
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise InvalidInput(f"parameter {name}={value!r} is not a number; send e.g. {name}=100") from None
     if not math.isfinite(number) or not 0 < number <= maximum:
         raise InvalidInput(f"parameter {name}={number:g} is out of bounds; it must be above 0 and at most {maximum:g}")

@@ -20,7 +20,7 @@ import numpy as np
 
 from elastriton.core.cascade import accepts, blend
 from elastriton.core.confidence import softmax
-from elastriton.core.errors import Internal, Rejected, RequestError, Unavailable
+from elastriton.core.errors import Internal, InvalidInput, Rejected, RequestError, Unavailable
 from elastriton.core.parameters import parse_options
 from elastriton.core.plan import CascadePlan, SmallPlan
 from elastriton.runtime.executor import Arrays, Floats, example_inputs, load_plain
@@ -109,6 +109,8 @@ class CascadeService:
         options = parse_options(request.parameters, request.timeout_us)
         deadline_s = time.monotonic() + (options.slo_ms or self._plan.slo_ms) / 1000.0
         rows = [tuple(row) for row in request.inputs["TEXT"]]
+        if not rows:
+            raise InvalidInput("TEXT is empty; send at least one sample")
         parts = Parts(request.reply, len(rows), self._combine)
         return [
             Sample(

@@ -39,7 +39,7 @@ def decode_image(data: bytes, plan: DecoderPlan) -> NDArray[np.uint8]:
         raise InvalidInput(
             f"IMAGE cannot be decoded; send a JPEG or PNG file, these bytes begin {data[:8]!r}"
         ) from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, AssertionError, Image.DecompressionBombError) as error:
         raise InvalidInput(f"IMAGE is damaged: {error}") from None
     return _resize_and_crop(pixels, plan)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from elastriton.core.errors import ConfigError
 from elastriton.core.profile import ImageSpec
@@ -80,8 +81,7 @@ def load_text(name: str) -> TextModel:
     labels = tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels))
     encoder = TextEncoder(model)
     head = Head(encoder.head_weight.numpy(), encoder.head_bias.numpy(), labels)
-    max_length = int(getattr(model.config, "max_position_embeddings", 512))
-    return TextModel(encoder, head, max_length, int(model.config.num_hidden_layers), encoder.head_weight.shape[1])
+    return TextModel(encoder, head, _max_length(model), int(model.config.num_hidden_layers), encoder.head_weight.shape[1])
 
 
 def _vision_head(vit: Any) -> Head:
@@ -89,8 +89,15 @@ def _vision_head(vit: Any) -> Head:
     return Head(vit.head.weight.detach().numpy().copy(), vit.head.bias.detach().numpy().copy(), tuple(labels))
 
 
+def _max_length(model: Any) -> int:
+    """The positions of the model, less those that RoBERTa and its kin keep below the first token."""
+    positions = int(getattr(model.config, "max_position_embeddings", 512))
+    kept = (m.padding_idx for name, m in model.named_modules() if name.endswith("embeddings.position_embeddings"))
+    return positions - next((padding + 1 for padding in kept if padding is not None), 0)
+
+
 def _try(load: Any, name: str) -> Any:
     try:
         return load()
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise ConfigError(f"model {name!r} cannot be loaded: {error}") from error

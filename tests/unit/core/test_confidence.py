@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+from scipy.special import softmax as scipy_softmax
+
+from elastriton.core.confidence import FloatArray, IntArray, confidence, fit_temperature, softmax
+
+
+def sample(seed: int, temperature: float, n: int = 400, classes: int = 5) -> tuple[FloatArray, IntArray]:
+    """Logits, and labels drawn from their softmax at `temperature`."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(scale=3.0, size=(n, classes))
+    gumbel = generator.gumbel(size=logits.shape)
+    return logits.astype(np.float32), (logits / temperature + gumbel).argmax(axis=-1)
+
+
+def loss(logits: FloatArray, labels: IntArray, temperature: float) -> float:
+    scaled = log_softmax(logits.astype(np.float64) / temperature, axis=-1)
+    return float(-scaled[np.arange(len(labels)), labels].mean())
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
+def test_softmax_is_scipy_s(temperature: float) -> None:
+    logits, _ = sample(0, 1.0)
+    expected = scipy_softmax(logits.astype(np.float64) / temperature, axis=-1)
+    np.testing.assert_allclose(softmax(logits, temperature), expected, atol=1e-6)
+
+
+def test_a_class_at_minus_infinity_has_probability_zero() -> None:
+    probabilities = softmax(np.array([[0.0, -np.inf, 0.0], [-np.inf, 3.0, -np.inf]], np.float32))
+    np.testing.assert_array_equal(probabilities, np.array([[0.5, 0.0, 0.5], [0.0, 1.0, 0.0]], np.float32))
+
+
+def test_huge_logits_do_not_overflow() -> None:
+    with np.errstate(over="raise", invalid="raise"):
+        probabilities = softmax(np.array([1e30, -1e30, 1e30], np.float32), temperature=0.01)
+    np.testing.assert_array_equal(probabilities, np.array([0.5, 0.0, 0.5], np.float32))
+
+
+def test_softmax_leaves_its_argument_alone_and_returns_float32() -> None:
+    logits = np.array([[1.0, 2.0]])
+    assert softmax(logits).dtype == np.float32
+    np.testing.assert_array_equal(logits, [[1.0, 2.0]])
+
+
+def test_confidence_is_the_largest_probability_of_each_row() -> None:
+    np.testing.assert_array_equal(confidence(np.array([[0.2, 0.8], [0.6, 0.4]])), np.array([0.8, 0.6], np.float32))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_the_fitted_temperature_minimises_the_likelihood_as_scipy_does(seed: int, temperature: float) -> None:
+    logits, labels = sample(seed, temperature)
+    options = {"xatol": 1e-10}
+    best = minimize_scalar(lambda b: loss(logits, labels, float(np.exp(-b))), bounds=(-5, 5), options=options)
+    fitted = fit_temperature(logits, labels)
+    assert loss(logits, labels, fitted) <= best.fun + 1e-10
+    assert fitted == pytest.approx(float(np.exp(-best.x)), rel=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_a_known_temperature_is_recovered(temperature: float) -> None:
+    logits, labels = sample(1, temperature, n=40_000)
+    assert fit_temperature(logits, labels) == pytest.approx(temperature, rel=0.05)
+
+
+def test_a_shift_of_the_logits_changes_nothing() -> None:
+    logits, labels = sample(2, 1.7)
+    shifted = logits + np.linspace(-50, 50, len(logits), dtype=np.float32)[:, None]
+    assert fit_temperature(shifted, labels) == pytest.approx(fit_temperature(logits, labels), rel=1e-4)
+
+
+def test_the_argmax_is_the_same_at_every_temperature() -> None:
+    logits, _ = sample(3, 1.0)
+    for temperature in (0.5, 1.0, 5.0):
+        np.testing.assert_array_equal(softmax(logits, temperature).argmax(-1), logits.argmax(-1))
+
+
+def test_always_right_is_as_sharp_and_always_wrong_as_flat_as_allowed() -> None:
+    logits, _ = sample(4, 1.0, classes=2)
+    assert fit_temperature(logits, logits.argmax(-1)) == pytest.approx(np.exp(-5.0), rel=1e-6)
+    assert fit_temperature(logits, logits.argmin(-1)) == pytest.approx(np.exp(5.0), rel=1e-6)

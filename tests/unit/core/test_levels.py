@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+
+from elastriton.core.errors import ConfigError
+from elastriton.core.levels import TokenLevel, constant_level, merged, token_counts
+
+
+def test_a_layer_merges_at_most_half_of_its_unprotected_tokens() -> None:
+    for tokens in range(1, 40):
+        for protected in range(3):
+            for wanted in range(45):
+                expected = max(0, min(wanted, (tokens - protected) // 2))
+                assert merged(tokens, wanted, protected) == expected
+    assert merged(17, 99) == 8
+    assert merged(18, 99) == 8
+    assert merged(1, 5) == 0
+    assert merged(2, 5, protected=5) == 0
+
+
+def test_token_counts_follow_the_schedule() -> None:
+    assert token_counts(constant_level(-16, 12), 197, 12) == tuple(197 - 16 * layer for layer in range(12)) + (11,)
+    assert token_counts(constant_level(0, 3), 17, 3) == (17, 17, 17, 17)
+    assert token_counts(constant_level(4, 3), 17, 3) == (21, 21, 21, 21)
+    assert token_counts(TokenLevel(-3, (0, 5, 1)), 17, 3) == (17, 17, 12, 11)
+
+
+def test_token_counts_are_clipped_layer_by_layer_and_leave_the_protected() -> None:
+    assert token_counts(constant_level(-8, 4), 17, 4) == (17, 9, 5, 3, 2)
+    assert token_counts(constant_level(-8, 6), 21, 6, protected=5) == (21, 13, 9, 7, 6, 6, 6)
+
+
+def test_layers_beyond_the_schedule_merge_nothing() -> None:
+    assert token_counts(TokenLevel(-2, (2,)), 17, 3) == (17, 15, 15, 15)
+
+
+@pytest.mark.parametrize(
+    ("gamma", "merge", "prompts"),
+    [
+        (-2, (), 0),
+        (-2, (0, 0), 0),
+        (-2, (3, -1), 0),
+        (-2, (2, 2), 1),
+        (0, (1,), 0),
+        (0, (), 1),
+        (4, (), 0),
+        (4, (1,), 4),
+    ],
+)
+def test_a_schedule_that_contradicts_its_gamma_is_refused(gamma: int, merge: tuple[int, ...], prompts: int) -> None:
+    with pytest.raises(ConfigError, match=f"level {gamma} "):
+        TokenLevel(gamma, merge, prompts)
+
+
+def test_constant_levels() -> None:
+    assert constant_level(-4, 3) == TokenLevel(-4, (4, 4, 4))
+    assert constant_level(0, 3) == TokenLevel(0)
+    assert constant_level(4, 3) == TokenLevel(4, prompts=4)

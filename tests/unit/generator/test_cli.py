@@ -1,0 +1,67 @@
+"""The command line, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMANDS = ("profile", "plan", "generate", "serve", "check", "demo")
+
+
+def elastriton(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "elastriton.generator.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, timeout=300)
+
+
+def test_help_lists_the_commands(tmp_path: Path) -> None:
+    shown = elastriton("--help", cwd=tmp_path)
+    assert shown.returncode == 0
+    for command in COMMANDS:
+        assert command in shown.stdout
+        assert elastriton(command, "--help", cwd=tmp_path).returncode == 0
+
+
+def test_plan_generate_check(tmp_path: Path, tiny_project: Path, tiny_build: Path) -> None:
+    config = tiny_project / "elastriton.yaml"
+    planned = elastriton("plan", "-c", config, "-b", tiny_build, cwd=tmp_path)
+    assert planned.returncode == 0, planned.stderr
+    generated = elastriton("generate", tmp_path / "repository", "-b", tiny_build, cwd=tmp_path)
+    assert generated.returncode == 0, generated.stderr
+    checked = elastriton("check", tmp_path / "repository", cwd=tmp_path)
+    assert checked.returncode == 0
+    assert "complete and consistent" in checked.stdout
+
+
+def test_check_of_a_damaged_repository_exits_with_1(tmp_path: Path, tiny_repository: Path) -> None:
+    (tmp_path / "model").mkdir()
+    checked = elastriton("check", tmp_path, cwd=tmp_path)
+    assert checked.returncode == 1
+    assert "config.pbtxt is missing" in checked.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("plan", "-c", "gone.yaml"), "gone.yaml does not exist"),
+        (("generate", "repository"), "plan.json does not exist"),
+        (("serve", "nowhere"), "no model repository"),
+        (("demo", "--directory", "nowhere"), "run the demo from a clone"),
+    ],
+)
+def test_our_errors_are_one_message_and_no_traceback(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    failed = elastriton(*arguments, cwd=tmp_path)
+    assert failed.returncode == 1
+    assert message in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_a_profile_of_another_version_is_refused(tmp_path: Path, tiny_project: Path, tiny_build: Path) -> None:
+    profile = json.loads((tiny_build / "profile.json").read_text())
+    (tmp_path / "profile.json").write_text(json.dumps({**profile, "version": 99}))
+    failed = elastriton("plan", "-c", tiny_project / "elastriton.yaml", "-b", tmp_path, cwd=tmp_path)
+    assert failed.returncode == 1
+    assert "has version 99" in failed.stderr

@@ -1,0 +1,96 @@
+"""elastriton.yaml: what is accepted, and how mistakes are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from elastriton.core.errors import ConfigError
+from elastriton.generator.config import load_config, resolve
+
+GOOD: dict[str, Any] = {
+    "version": 1,
+    "encoders": {"vit": {"kind": "vision", "model": "vit_tiny_patch16_224", "levels": [-8, 0, 4]}},
+    "tasks": {"pets": {"encoder": "vit", "slo_ms": 100}},
+}
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load(yaml.safe_dump(GOOD))
+    *parents, last = path.split(".")
+    node = config
+    for parent in parents:
+        node = node[parent]
+    node[last] = value
+    return config
+
+
+def write(tmp_path: Path, config: Any) -> Path:
+    path = tmp_path / "elastriton.yaml"
+    path.write_text(config if isinstance(config, str) else yaml.safe_dump(config), encoding="utf-8")
+    return path
+
+
+def test_a_good_file_is_read_with_defaults(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, GOOD))
+    assert config.encoders["vit"].levels == (-8, 0, 4)
+    assert config.tasks["pets"].utility == 1.0
+    assert config.policy == "largest-batch"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("sede", 3, "there is no key 'sede'; did you mean 'seed'?"),
+        ("encoders.vit.level", [0], "did you mean 'levels'?"),
+        ("tasks.pets.slo", 3, "did you mean 'slo_ms'?"),
+        ("tasks.pets.data", {"path": "x", "sample": 3}, "did you mean 'samples'?"),
+        ("tasks.pets.cascade", {"model": "x", "max_drops": 0.1}, "did you mean 'max_drop'?"),
+        ("version", 2, "version"),
+        ("tasks.pets.slo_ms", -1, "greater than 0"),
+        ("tasks.pets.encoder", "vot", "names encoder 'vot'"),
+        ("encoders.vit.levels", [-8, 4], "lack 0"),
+        ("encoders.vit.kind", "audio", "'vision' or 'text'"),
+        ("policy", "magic", "policy 'magic' is unknown"),
+        ("tasks.pets.inputs", 2, "vision task"),
+        ("encoders.idle", {"kind": "vision", "model": "x"}, "encoder idle has no task"),
+        ("tasks.Pets!", {"encoder": "vit", "slo_ms": 1}, "pattern"),
+        ("tasks.pets.objective", "ranking", "'classification' or 'regression'"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, path: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, changed(path, value)))
+    assert message in str(caught.value)
+
+
+def test_all_mistakes_at_once(tmp_path: Path) -> None:
+    config = changed("sede", 3)
+    config["tasks"]["pets"]["slo_ms"] = 0
+    with pytest.raises(ConfigError, match=r"2 mistake\(s\)"):
+        load_config(write(tmp_path, config))
+
+
+def test_text_encoders_have_only_the_plain_level(tmp_path: Path) -> None:
+    text = {"kind": "text", "model": "m", "levels": [-2, 0]}
+    config = {"version": 1, "encoders": {"bert": text}, "tasks": {"t": {"encoder": "bert", "slo_ms": 1}}}
+    with pytest.raises(ConfigError, match="only level 0"):
+        load_config(write(tmp_path, config))
+
+
+def test_no_file_and_no_yaml(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_config(tmp_path / "nowhere.yaml")
+    with pytest.raises(ConfigError, match="not YAML"):
+        load_config(write(tmp_path, "a: [1"))
+
+
+def test_a_model_is_a_folder_or_an_id(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    assert resolve("mine", tmp_path) == str(tmp_path / "mine")
+    assert resolve("vit_tiny_patch16_224", tmp_path) == "vit_tiny_patch16_224"
+    with pytest.raises(ConfigError, match="does not exist"):
+        resolve("./gone", tmp_path)

@@ -1,0 +1,170 @@
+"""Plan to repository: the protobuf, atomicity, and what `check` finds in a damaged one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from elastriton.core.errors import ConfigError
+from elastriton.core.plan import Plan
+from elastriton.core.profile import Artifact
+from elastriton.core.records import load
+from elastriton.generator import repository as module
+from elastriton.generator.check import check
+from elastriton.generator.pbtxt import configs, render
+from elastriton.generator.repository import generate, parts
+
+
+@pytest.fixture
+def plan(tiny_build: Path) -> Plan:
+    return load(Plan, tiny_build / "plan.json")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_configs_survive_a_round_trip_and_are_complete(plan: Plan) -> None:
+    for name, config in configs(plan).items():
+        assert text_format.Parse(render(config), pb.ModelConfig()) == config
+        assert config.name == name
+        assert config.max_batch_size > 0
+        assert config.input
+        assert config.output
+        assert bool(config.instance_group) != bool(config.ensemble_scheduling.step)
+
+
+def test_public_tensors_are_as_promised(plan: Plan) -> None:
+    served = configs(plan)
+
+    def tensors(entries: list[pb.ModelInput]) -> dict[str, tuple[str, list[int]]]:
+        return {entry.name: (pb.DataType.Name(entry.data_type), list(entry.dims)) for entry in entries}
+
+    assert tensors(served["colour"].input) == {"IMAGE": ("TYPE_STRING", [1])}
+    assert tensors(served["colour"].output) == {
+        "LABEL": ("TYPE_STRING", [1]),
+        "PROBABILITIES": ("TYPE_FP32", [3]),
+        "GAMMA": ("TYPE_INT32", [1]),
+    }
+    assert tensors(served["similarity"].input) == {"TEXT": ("TYPE_STRING", [2])}
+    assert tensors(served["similarity"].output) == {
+        "SCORE": ("TYPE_FP32", [1]),
+        "LEVEL": ("TYPE_INT32", [1]),
+        "GAMMA": ("TYPE_INT32", [1]),
+    }
+
+
+def test_every_version_folder_holds_a_file(tiny_repository: Path, plan: Plan) -> None:
+    for name in parts(plan):
+        assert (tiny_repository / name / "1" / "plan.json").is_file()
+
+
+def test_nothing_names_the_machine_that_made_it(tiny_repository: Path, tiny_build: Path, tiny_project: Path) -> None:
+    for path, content in files(tiny_repository).items():
+        for folder in (tiny_repository.parent, tiny_build, tiny_project, Path.cwd()):
+            assert str(folder).encode() not in content, f"{path} names {folder}"
+
+
+def test_the_same_plan_gives_the_same_repository(tmp_path: Path, plan: Plan, tiny_build: Path) -> None:
+    generate(plan, tiny_build, tmp_path / "one")
+    generate(plan, tiny_build, tmp_path / "two")
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+def test_a_failed_run_leaves_the_old_repository_whole(
+    tmp_path: Path, plan: Plan, tiny_build: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "repository"
+    generate(plan, tiny_build, target)
+    before = files(target)
+    broken = replace(plan.executors["vit_executor"], artifact=Artifact("vit", "0" * 64))
+    with pytest.raises(ConfigError, match="not the one that was profiled"):
+        generate(replace(plan, executors={**plan.executors, "vit_executor": broken}), tiny_build, target)
+    assert files(target) == before
+
+    original: Callable[..., None] = Path.rename
+
+    def failing(self: Path, to: Path) -> None:
+        if to == target and "-old" not in self.name:
+            raise OSError("disk full")
+        original(self, to)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="disk full"):
+        generate(plan, tiny_build, target)
+    assert files(target) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["repository"]
+
+
+def test_a_folder_of_somebody_elses_is_left_alone(tmp_path: Path, plan: Plan, tiny_build: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="did not write"):
+        generate(plan, tiny_build, tmp_path / "precious")
+    assert (tmp_path / "precious" / "thesis.txt").exists()
+
+
+def test_a_missing_artifact_is_named(tmp_path: Path, plan: Plan) -> None:
+    with pytest.raises(ConfigError, match="is missing; run `elastriton profile` again"):
+        generate(plan, tmp_path, tmp_path / "repository")
+
+
+def test_a_sound_repository_has_no_findings(tiny_repository: Path) -> None:
+    assert check(tiny_repository) == []
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "typo": (lambda r: edit(r / "colour/config.pbtxt", "max_batch_size", "max_batchsize"), "cannot be parsed"),
+    "name": (lambda r: edit(r / "colour/config.pbtxt", 'name: "colour"', 'name: "color"'), "names the model 'color'"),
+    "no batch": (lambda r: edit(r / "warm/config.pbtxt", "max_batch_size: 8", "max_batch_size: 0"), "at least 1"),
+    "backend": (lambda r: edit(r / "vit_executor/config.pbtxt", '"elastic"', '"elastik"'), "'elastik' is unknown"),
+    "no plan": (lambda r: (r / "intent/1/plan.json").unlink(), "does not exist"),
+    "plan field": (lambda r: edit(r / "colour_decode/1/plan.json", '"task"', '"tusk"'), "did you mean 'task'"),
+    "graph": (lambda r: (r / "vit_executor/1/vit/level_0.onnx").unlink(), "level 0 has no graph"),
+    "weights": (lambda r: (r / "vit_executor/1/vit/weights.bin").write_bytes(b"x"), "not the one that was profiled"),
+    "artifact": (lambda r: shutil.rmtree(r / "intent_cascade/1/intent_small"), "intent_small is missing"),
+    "escape": (lambda r: edit(r / "vit_executor/1/plan.json", '"vit"', '"../vit"'), "points out of the repository"),
+    "executor": (lambda r: shutil.rmtree(r / "vit_executor"), "calls the executor 'vit_executor'"),
+    "scheduler": (lambda r: shutil.rmtree(r / "bert_scheduler"), "needs the scheduler 'bert_scheduler'"),
+    "step": (lambda r: shutil.rmtree(r / "warm_decode"), "step 'warm_decode' is not there"),
+    "shape": (lambda r: edit(r / "colour_decode/config.pbtxt", "[32, 32, 3]", "[64, 32, 3]"), "tensor PIXELS"),
+    "type": (lambda r: edit(r / "colour/config.pbtxt", "TYPE_INT32", "TYPE_INT64"), "tensor GAMMA"),
+    "policy": (lambda r: edit(r / "vit_scheduler/1/plan.json", "largest-batch", "magic"), "policy 'magic' is unknown"),
+    "cache": (
+        lambda r: edit(r / "colour/config.pbtxt", "max_batch_size", "response_cache { enable: true }\nmax_batch_size"),
+        "response cache",
+    ),
+    "queue policy": (
+        lambda r: edit(
+            r / "intent_cascade/config.pbtxt", "dynamic_batching {", "dynamic_batching { priority_levels: 2"
+        ),
+        "queue policy",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_damage_is_found(tmp_path: Path, tiny_repository: Path, what: str) -> None:
+    damage, message = DAMAGE[what]
+    copy = tmp_path / "repository"
+    shutil.copytree(tiny_repository, copy)
+    damage(copy)
+    assert message in "\n".join(check(copy))
+
+
+def test_no_repository_at_all(tmp_path: Path) -> None:
+    assert "not a folder" in check(tmp_path / "gone")[0]
+    assert "holds no models" in check(tmp_path)[0]
+    assert module.MARKER.startswith("."), "Triton must not take the marker for a model"
