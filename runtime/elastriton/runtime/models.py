@@ -81,7 +81,8 @@ def load_text(name: str) -> TextModel:
     labels = tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels))
     encoder = TextEncoder(model)
     head = Head(encoder.head_weight.numpy(), encoder.head_bias.numpy(), labels)
-    return TextModel(encoder, head, _max_length(model), int(model.config.num_hidden_layers), encoder.head_weight.shape[1])
+    depth, width = int(model.config.num_hidden_layers), encoder.head_weight.shape[1]
+    return TextModel(encoder, head, _max_length(model), depth, width)
 
 
 def _vision_head(vit: Any) -> Head:

@@ -19,7 +19,7 @@ def test_a_layer_merges_at_most_half_of_its_unprotected_tokens() -> None:
 
 
 def test_token_counts_follow_the_schedule() -> None:
-    assert token_counts(constant_level(-16, 12), 197, 12) == tuple(197 - 16 * layer for layer in range(12)) + (11,)
+    assert token_counts(constant_level(-16, 12), 197, 12) == (*range(197, 20, -16), 11)
     assert token_counts(constant_level(0, 3), 17, 3) == (17, 17, 17, 17)
     assert token_counts(constant_level(4, 3), 17, 3) == (21, 21, 21, 21)
     assert token_counts(TokenLevel(-3, (0, 5, 1)), 17, 3) == (17, 17, 12, 11)

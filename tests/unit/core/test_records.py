@@ -66,7 +66,7 @@ def test_an_unknown_field_names_the_nearest() -> None:
 
 
 def test_an_unknown_field_without_a_near_one_is_still_named() -> None:
-    with pytest.raises(ConfigError, match="no field 'zzzz'$"):
+    with pytest.raises(ConfigError, match=r"no field 'zzzz'$"):
         loads(Whole, data(zzzz=1))
 
 

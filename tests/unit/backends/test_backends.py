@@ -1,0 +1,112 @@
+"""Each backends/*/model.py as the stub imports it, against a stand-in for pb_utils: the adapters and their errors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+
+def names(*rows: bytes) -> Any:
+    return np.array([[row] for row in rows], dtype=object)
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline_s = time.monotonic() + 30.0
+    while not condition():
+        assert time.monotonic() < deadline_s, "nothing came within 30 s"
+        time.sleep(0.01)
+
+
+def test_decode_image(load_backend: Any, args: Any, stub_request: Any, make_jpeg: Any) -> None:
+    model = load_backend("decode_image")
+    model.initialize(args("colour_decode"))
+    good, bad = stub_request({"IMAGE": names(make_jpeg("red"))}), stub_request({"IMAGE": names(b"nothing")})
+    answers = model.execute([good, bad, good])
+    assert answers[0].tensors["PIXELS"].shape == (1, 32, 32, 3)
+    assert answers[0].tensors["TASK"].tolist() == [[b"colour"]]
+    assert answers[1].failure.code == "INVALID_ARG"
+    assert str(answers[1].failure).startswith("[invalid] IMAGE cannot be decoded")
+    assert not answers[2].has_error()
+
+
+def test_elastic(load_backend: Any, args: Any, stub_request: Any) -> None:
+    model = load_backend("elastic")
+    model.initialize(args("vit_executor"))
+    tensors = {"PIXELS": np.zeros((2, 32, 32, 3), np.uint8), "TASK": names(b"colour", b"warm")}
+    plain, merged, unknown, broken = model.execute(
+        [
+            stub_request(tensors),
+            stub_request(tensors, {"gamma": min(model._executor.levels)}),
+            stub_request(tensors, {"gamma": 77}),
+            stub_request({"TASK": names(b"colour")}),
+        ]
+    )
+    assert plain.tensors["LOGITS"].shape == merged.tensors["LOGITS"].shape == (2, 3)
+    assert np.isneginf(plain.tensors["LOGITS"][1, 2]), "the second task has two classes"
+    assert unknown.failure.code == "INVALID_ARG"
+    assert broken.failure.code == "INTERNAL"
+
+
+def test_elastic_scheduler(
+    load_backend: Any, args: Any, stub_request: Any, stub_response: Any, stub_tensor: Any
+) -> None:
+    calls: list[dict[str, Any]] = []
+
+    def executor(**call: Any) -> Any:
+        calls.append(call)
+        rows = len(call["inputs"][0].as_numpy())
+        return stub_response([stub_tensor("LOGITS", np.tile(np.float32([0, 3, 1]), (rows, 1)))])
+
+    model = load_backend("elastic_scheduler", executor)
+    model.initialize(args("vit_scheduler"))
+    request = stub_request({"PIXELS": np.zeros((2, 32, 32, 3), np.uint8), "TASK": names(b"colour", b"colour")})
+    assert model.execute([request]) is None
+    wait_for(lambda: request.sent)
+    model.finalize()
+    [answer] = request.sent
+    assert answer.tensors["LABEL"].shape == (2, 1)
+    assert answer.tensors["PROBABILITIES"].argmax(-1).tolist() == [1, 1]
+    assert calls[0]["model_name"] == "vit_executor"
+    assert calls[0]["parameters"] == {"gamma": int(answer.tensors["GAMMA"][0, 0])}
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "text"),
+    [
+        ("[invalid] level 3 is unknown", "INVALID_ARG", "[invalid] level 3 is unknown"),
+        ("Model vit_executor is not ready", "UNAVAILABLE", "[unavailable] vit_executor failed"),
+        ("something odd", "INTERNAL", "[internal] vit_executor failed: something odd"),
+    ],
+)
+def test_a_callees_error_reaches_the_client(
+    load_backend: Any, args: Any, stub_request: Any, stub_response: Any, message: str, code: str, text: str
+) -> None:
+    def executor(**call: Any) -> Any:
+        import triton_python_backend_utils as utils
+
+        return stub_response([], utils.TritonError(message))
+
+    model = load_backend("elastic_scheduler", executor)
+    model.initialize(args("vit_scheduler"))
+    request = stub_request({"PIXELS": np.zeros((1, 32, 32, 3), np.uint8), "TASK": names(b"colour")})
+    model.execute([request])
+    wait_for(lambda: request.sent)
+    model.finalize()
+    assert request.sent[0].failure.code == code
+    assert str(request.sent[0].failure).startswith(text)
+
+
+def test_cascade(load_backend: Any, args: Any, stub_request: Any) -> None:
+    model = load_backend("cascade")
+    model.initialize(args("intent_cascade"))
+    good, empty = stub_request({"TEXT": names(b"hello there", b"bye")}), stub_request({"TEXT": names(b"")})
+    assert model.execute([good, empty]) is None
+    wait_for(lambda: good.sent and empty.sent)
+    model.finalize()
+    assert good.sent[0].tensors["LEVEL"].tolist() == [[0], [0]]
+    assert good.sent[0].tensors["PROBABILITIES"].shape == (2, 3)
+    assert empty.sent[0].failure.code == "INVALID_ARG"

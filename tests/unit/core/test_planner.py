@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from elastriton.core.errors import ConfigError
+from elastriton.core.latency import Cell
+from elastriton.core.levels import constant_level
+from elastriton.core.planner import Goals, TaskGoal, make_plan, useful_gammas
+from elastriton.core.profile import Accuracy, Artifact, EncoderProfile, Profile, TaskProfile, load_profile
+
+NOWHERE = Artifact("x", "0")
+
+
+def encoder(ms: dict[int, tuple[float, float]]) -> EncoderProfile:
+    """An encoder whose level gamma takes `ms[gamma]` for batches of 1 and 8."""
+    cells = [
+        Cell(gamma, 17, batch, 0.0, p99, 1)
+        for gamma, pair in ms.items()
+        for batch, p99 in zip((1, 8), pair, strict=True)
+    ]
+    levels = tuple(constant_level(gamma, 3) for gamma in ms)
+    return EncoderProfile("vision", "onnxruntime", "m", 17, 3, 24, NOWHERE, levels, tuple(cells))
+
+
+def task(**right: int) -> TaskProfile:
+    """A task with `right[level]` of 100 right; `m4` is level -4 and `p4` is level 4."""
+    accuracy = tuple(Accuracy.of(int(name[1:]) * (-1 if name[0] == "m" else 1), n, 100) for name, n in right.items())
+    return TaskProfile("e", "classification", ("a", "b"), NOWHERE, 1, 1.0, 10, accuracy)
+
+
+def test_a_level_that_another_beats_in_speed_and_accuracy_goes() -> None:
+    kept, dropped = useful_gammas(encoder({-4: (5, 20), -2: (6, 30), 0: (9, 50)}), [task(m4=80, m2=79, p0=90)])
+    assert kept == {-4, 0}
+    assert dropped == {-2: "level -4 is as fast and as accurate"}
+
+
+def test_a_level_that_is_better_in_one_respect_stays() -> None:
+    slower_alone_but_faster_in_batches = {-4: (7.0, 20.0), -2: (6.0, 30.0), 0: (9.0, 50.0)}
+    assert useful_gammas(encoder(slower_alone_but_faster_in_batches), [task(m4=80, m2=80, p0=90)])[1] == {}
+    tasks = [task(m4=80, m2=79, p0=90), task(m4=70, m2=71, p0=90)]
+    assert useful_gammas(encoder({-4: (5, 20), -2: (6, 30), 0: (9, 50)}), tasks)[1] == {}
+
+
+def test_the_plain_level_stays_even_where_it_is_beaten() -> None:
+    kept, _ = useful_gammas(encoder({-4: (5, 20), 0: (9, 50)}), [task(m4=95, p0=90)])
+    assert kept == {-4, 0}
+
+
+def test_of_equal_levels_one_stays() -> None:
+    kept, dropped = useful_gammas(encoder({-4: (5, 20), -2: (5, 20), 0: (9, 50)}), [task(m4=80, m2=80, p0=90)])
+    assert len(kept & {-4, -2}) == 1
+    assert len(dropped) == 1
+
+
+def test_a_level_that_is_slower_and_no_better_than_plain_goes() -> None:
+    kept, _ = useful_gammas(encoder({0: (9, 50), 4: (10, 60)}), [task(p0=90, p4=90)])
+    assert kept == {0}
+
+
+def test_a_level_that_only_one_task_has_stays_for_it() -> None:
+    kept, _ = useful_gammas(encoder({0: (9, 50), 4: (10, 60)}), [task(p0=90), task(p0=80, p4=81)])
+    assert kept == {0, 4}
+
+
+@pytest.fixture(scope="module")
+def profile(tiny_build: Path) -> Profile:
+    return load_profile(tiny_build / "profile.json")
+
+
+def goals(profile: Profile, **one: TaskGoal) -> Goals:
+    return Goals({**{name: TaskGoal(slo_ms=100.0) for name in profile.tasks}, **one}, overhead_ms=2.0, max_queue=7)
+
+
+def test_the_plan_lays_out_executors_schedulers_decoders_and_cascades(profile: Profile) -> None:
+    plan = make_plan(profile, "digest", goals(profile, intent=TaskGoal(50.0, utility=3.0)))
+    assert plan.executors.keys() == {"vit_executor", "bert_executor", "rater_executor"}
+    assert plan.schedulers.keys() == {"vit_scheduler", "bert_scheduler", "rater_scheduler"}
+    assert plan.decoders.keys() == {"colour_decode", "warm_decode"}
+    assert plan.cascades.keys() == {"intent_cascade", "similarity_cascade"}
+    assert {name: public.entry for name, public in plan.tasks.items()} == {
+        "colour": "colour_decode",
+        "warm": "warm_decode",
+        "intent": "intent_cascade",
+        "similarity": "similarity_cascade",
+    }
+    assert plan.executors["vit_executor"].heads.keys() == {"colour", "warm"}
+    assert plan.executors["vit_executor"].classes == 3
+    assert plan.executors["rater_executor"].classes == 1
+    bert = plan.schedulers["bert_scheduler"]
+    assert (bert.executor, bert.max_queue, bert.overhead_ms, bert.max_batch) == ("bert_executor", 7, 2.0, 8)
+    assert (bert.tasks["intent"].slo_ms, bert.tasks["intent"].utility) == (50.0, 3.0)
+    assert plan.profile_sha256 == "digest"
+
+
+def test_only_kept_levels_are_planned_and_every_dropped_one_is_noted(profile: Profile) -> None:
+    plan = make_plan(profile, "", goals(profile))
+    vit = profile.encoders["vit"]
+    kept, dropped = useful_gammas(vit, [profile.tasks["colour"], profile.tasks["warm"]])
+    assert {level.gamma for level in plan.executors["vit_executor"].levels} == kept
+    scheduler = plan.schedulers["vit_scheduler"]
+    assert {cell.gamma for cell in scheduler.latency} == kept
+    assert {point.gamma for point in scheduler.tasks["colour"].accuracy} == kept
+    assert plan.notes == tuple(f"vit: level {gamma} is dropped: {reason}" for gamma, reason in dropped.items())
+
+
+def test_a_task_without_measurements_runs_at_the_plain_level(profile: Profile) -> None:
+    plan = make_plan(profile, "", goals(profile))
+    outlook = plan.schedulers["vit_scheduler"].outlook()
+    assert outlook.accuracy["warm"] == {0: 1.0}
+    assert plan.schedulers["vit_scheduler"].outlook().overhead_ms == 2.0
+
+
+def test_the_small_model_s_threshold_obeys_the_allowed_drop(profile: Profile) -> None:
+    for max_drop in (0.0, 1.0):
+        plan = make_plan(profile, "", goals(profile, intent=TaskGoal(50.0, max_drop=max_drop)))
+        small, cascade = plan.cascades["intent_cascade"].small, profile.tasks["intent"].cascade
+        assert small is not None
+        assert cascade is not None
+        (point,) = [point for point in cascade.operating if point.threshold == small.threshold]
+        safest = max(cascade.operating, key=lambda point: point.threshold)
+        assert point.accuracy >= safest.accuracy - max_drop
+        if max_drop == 1.0:
+            assert point.early_return == 1.0
+    assert plan.cascades["similarity_cascade"].small is None
+
+
+def test_an_unknown_policy_is_refused(profile: Profile) -> None:
+    with pytest.raises(ConfigError, match=r"policy 'magic' is unknown; choose one of .*largest-batch"):
+        make_plan(profile, "", replace(goals(profile), policy="magic"))
+
+
+def test_tasks_that_only_profile_or_goals_have_are_named(profile: Profile) -> None:
+    with pytest.raises(ConfigError, match=r"differ in the task\(s\) extra; profile again"):
+        make_plan(profile, "", goals(profile, extra=TaskGoal(1.0)))
+    with pytest.raises(ConfigError, match=r"differ in the task\(s\) colour, intent, similarity, warm"):
+        make_plan(profile, "", Goals({}))
+
+
+def test_a_task_on_an_encoder_that_the_profile_lacks_is_refused(profile: Profile) -> None:
+    lost = replace(profile.tasks["warm"], encoder="lost")
+    with pytest.raises(ConfigError, match="task warm names the encoder 'lost'"):
+        make_plan(replace(profile, tasks={**profile.tasks, "warm": lost}), "", goals(profile))

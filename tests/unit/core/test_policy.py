@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from elastriton.core.latency import Cell, LatencyTable
+from elastriton.core.policy import POLICIES, Decision, LargestBatch, Outlook
+from elastriton.core.queue import DeadlineQueue, Item
+
+ACCURACY = {"eurosat": {-8: 0.7, -4: 0.8, 0: 0.9}, "plain": {0: 0.5}, "fast": {-8: 0.6, -4: 0.6}}
+
+
+def outlook(overhead_ms: float = 0.0, max_batch: int = 4) -> Outlook:
+    """Per sample, level 0 takes 30 ms, -4 takes 20 ms and -8 takes 10 ms; texts of 16 tokens take twice as long."""
+    per_sample = {-8: 10.0, -4: 20.0, 0: 30.0}
+    cells = [
+        Cell(gamma, length, batch, 0.0, ms * batch * length / 8, 1)
+        for gamma, ms in per_sample.items()
+        for length in (8, 16)
+        for batch in (1, 8)
+    ]
+    return Outlook(LatencyTable(cells), ACCURACY, max_batch, overhead_ms)
+
+
+def item(left_ms: float, task: str = "eurosat", utility: float = 1.0, length: int = 8) -> Item:
+    return Item(task, 0.0, left_ms / 1000.0, utility, length)
+
+
+def decide(waiting: list[Item], view: Outlook | None = None, now_s: float = 0.0) -> Decision:
+    return LargestBatch().decide(waiting, now_s, view or outlook())
+
+
+def test_the_policy_is_registered() -> None:
+    assert POLICIES["largest-batch"] is LargestBatch
+
+
+def test_an_item_that_no_level_answers_in_time_is_dropped_and_the_next_taken() -> None:
+    waiting = [item(3), item(9), item(100)]
+    decision = decide(waiting)
+    assert decision.drop == tuple(waiting[:2])
+    assert decision.batch == (waiting[2],)
+
+
+def test_where_everything_is_hopeless_everything_is_dropped_and_nothing_run() -> None:
+    waiting = [item(1), item(2)]
+    assert decide(waiting) == Decision(drop=tuple(waiting))
+
+
+def test_as_many_are_taken_as_some_level_answers_before_the_first_deadline() -> None:
+    waiting = [item(35), item(1000), item(1000), item(1000)]
+    decision = decide(waiting)
+    assert decision.batch == tuple(waiting[:3])
+    assert decision.gamma == -8
+    assert decision.finish_s == pytest.approx(0.030)
+
+
+def test_the_batch_is_at_most_max_batch() -> None:
+    waiting = [item(10_000) for _ in range(9)]
+    assert decide(waiting).batch == tuple(waiting[:4])
+
+
+def test_of_the_levels_in_time_the_most_useful_is_run() -> None:
+    assert decide([item(25)]).gamma == -4
+    assert decide([item(35)]).gamma == 0
+    assert decide([item(12)]).gamma == -8
+
+
+def test_utility_weighs_the_samples_of_a_batch() -> None:
+    view = outlook()
+    view.accuracy["slow"] = {-8: 0.1, 0: 0.9}
+    view.accuracy["quick"] = {-8: 0.9, 0: 0.1}
+    assert decide([item(999, "slow", utility=3.0), item(999, "quick")], view).gamma == 0
+    assert decide([item(999, "slow"), item(999, "quick", utility=3.0)], view).gamma == -8
+
+
+def test_on_a_tie_the_faster_level_is_run() -> None:
+    assert decide([item(999, "fast")]).gamma == -8
+
+
+def test_a_deadline_is_met_when_it_is_met_exactly() -> None:
+    assert decide([item(10)]).gamma == -8
+
+
+def test_the_overhead_shortens_every_deadline() -> None:
+    assert decide([item(35)], outlook(overhead_ms=6)).gamma == -4
+    assert decide([item(12)], outlook(overhead_ms=6)).drop
+
+
+def test_time_that_has_passed_is_gone() -> None:
+    assert decide([item(35)], now_s=0.02).gamma == -8
+    assert decide([item(35)], now_s=0.03).drop
+
+
+def test_the_longest_sample_of_a_batch_decides_its_time() -> None:
+    waiting = [item(35), item(1000, length=16)]
+    assert decide(waiting).batch == tuple(waiting[:1])
+
+
+def test_mixed_tasks_share_only_the_levels_that_all_of_them_have() -> None:
+    assert outlook().gammas([item(1), item(1, "plain")]) == [0]
+    assert outlook().gammas([item(1), item(1, "fast")]) == [-8, -4]
+    mixed = [item(61), item(1000, "plain")]
+    assert (decide(mixed).batch, decide(mixed).gamma) == (tuple(mixed), 0)
+    tight = [item(50), item(1000, "plain")]
+    assert (decide(tight).batch, decide(tight).gamma) == (tuple(tight[:1]), 0)
+
+
+def test_tasks_without_a_common_level_are_not_batched() -> None:
+    assert outlook().gammas([item(1, "plain"), item(1, "fast")]) == []
+    waiting = [item(1000, "plain"), item(1000, "fast")]
+    assert decide(waiting).batch == tuple(waiting[:1])
+
+
+@st.composite
+def situations(draw: st.DrawFn) -> tuple[list[Item], float, Outlook]:
+    ms = st.floats(0.1, 100.0)
+    gammas = sorted(draw(st.sets(st.integers(-8, 8), min_size=1, max_size=4)))
+    cells = [Cell(g, n, b, 0.0, draw(ms), 1) for g in gammas for n in (8, 16) for b in (1, 3, 6)]
+    levels = st.dictionaries(st.sampled_from(gammas), st.floats(0.0, 1.0), min_size=1)
+    accuracy = draw(st.dictionaries(st.sampled_from("abc"), levels, min_size=1))
+    view = Outlook(LatencyTable(cells), accuracy, draw(st.integers(1, 6)), draw(st.floats(0.0, 5.0)))
+    items = st.builds(
+        Item,
+        st.sampled_from(sorted(accuracy)),
+        st.just(0.0),
+        st.floats(0.0, 0.3),
+        st.floats(0.1, 10.0),
+        st.integers(1, 16),
+    )
+    queue = DeadlineQueue()
+    for one in draw(st.lists(items, min_size=1, max_size=12)):
+        queue.add(one)
+    return list(queue), draw(st.floats(0.0, 0.1)), view
+
+
+@settings(max_examples=150, deadline=None)
+@given(situations())
+def test_no_decision_breaks_a_promise(situation: tuple[list[Item], float, Outlook]) -> None:
+    waiting, now_s, view = situation
+    decision = LargestBatch().decide(waiting, now_s, view)
+    taken = (*decision.drop, *decision.batch)
+    assert taken == tuple(waiting[: len(taken)])
+    for one in decision.drop:
+        assert all(view.finish_s([one], gamma, now_s) > one.deadline_s for gamma in view.gammas([one]))
+    if not decision.batch:
+        assert decision.drop == tuple(waiting)
+        return
+    head = decision.batch[0]
+    assert decision.finish_s == view.finish_s(decision.batch, decision.gamma, now_s) <= head.deadline_s
+    assert 0 < len(decision.batch) <= view.max_batch
+    assert decision.gamma in view.gammas(decision.batch)
+    in_time = [g for g in view.gammas(decision.batch) if view.finish_s(decision.batch, g, now_s) <= head.deadline_s]
+    assert view.value(decision.batch, decision.gamma) == max(view.value(decision.batch, gamma) for gamma in in_time)
+    larger = waiting[len(decision.drop) : len(taken) + 1]
+    if len(decision.batch) < len(larger) <= view.max_batch:
+        assert all(view.finish_s(larger, gamma, now_s) > head.deadline_s for gamma in view.gammas(larger))

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from elastriton.core.errors import Rejected
+from elastriton.core.latency import Cell, LatencyTable
+from elastriton.core.policy import Decision, LargestBatch, Outlook
+from elastriton.core.queue import Item
+from elastriton.core.scheduler import Scheduler
+
+
+def scheduler(max_queue: int = 8, max_batch: int = 4, overhead_ms: float = 0.0) -> Scheduler:
+    """10 ms per sample at level 0, 5 ms at level -4."""
+    cells = [Cell(gamma, 8, batch, 0.0, ms * batch, 1) for gamma, ms in ((-4, 5.0), (0, 10.0)) for batch in (1, 8)]
+    accuracy = {"t": {-4: 0.5, 0: 0.9}, "plain": {0: 0.9}}
+    return Scheduler(Outlook(LatencyTable(cells), accuracy, max_batch, overhead_ms), LargestBatch(), max_queue)
+
+
+def items(*left_ms: float, task: str = "t", now_s: float = 0.0) -> list[Item]:
+    return [Item(task, now_s, now_s + ms / 1000.0, 1.0, 8) for ms in left_ms]
+
+
+def test_admitted_items_wait_by_deadline() -> None:
+    s = scheduler()
+    s.admit(items(300, 100), 0.0)
+    s.admit(items(200), 0.0)
+    assert [item.deadline_s for item in s.waiting] == [0.1, 0.2, 0.3]
+
+
+def test_a_full_queue_takes_all_items_of_a_request_or_none() -> None:
+    s = scheduler(max_queue=3)
+    s.admit(items(100, 100), 0.0)
+    with pytest.raises(Rejected, match=r"queue is full: 2 samples wait of at most 3; 2 more"):
+        s.admit(items(100, 100), 0.0)
+    assert len(s.waiting) == 2
+    s.admit(items(100), 0.0)
+    with pytest.raises(Rejected, match="queue is full"):
+        s.admit(items(100), 0.0)
+
+
+def test_one_hopeless_item_rejects_its_whole_request_at_admission() -> None:
+    s = scheduler()
+    with pytest.raises(Rejected, match=r"deadline cannot be met: 4\.0 ms are left and the fastest level needs 5\.0 ms"):
+        s.admit(items(100, 4), 0.0)
+    assert len(s.waiting) == 0
+
+
+def test_admission_knows_the_task_s_levels_the_overhead_and_the_time() -> None:
+    scheduler().admit(items(7), 0.0)
+    with pytest.raises(Rejected, match=r"needs 10\.0 ms"):
+        scheduler().admit(items(7, task="plain"), 0.0)
+    with pytest.raises(Rejected, match=r"needs 8\.0 ms"):
+        scheduler(overhead_ms=3).admit(items(7), 0.0)
+    with pytest.raises(Rejected, match=r": 0\.0 ms are left"):
+        scheduler().admit(items(7), 1.0)
+
+
+def test_an_item_that_can_just_be_met_is_admitted() -> None:
+    s = scheduler()
+    s.admit(items(5, now_s=0.0), 0.0)
+    assert len(s.waiting) == 1
+
+
+def test_next_takes_the_decision_s_items_out_of_the_queue() -> None:
+    s = scheduler(max_batch=2)
+    s.admit(items(20, 500, 600, 700), 0.0)
+    decision = s.next(0.017)
+    assert decision is not None
+    assert [item.deadline_s for item in decision.drop] == [0.02]
+    assert [item.deadline_s for item in decision.batch] == [0.5, 0.6]
+    assert [item.deadline_s for item in s.waiting] == [0.7]
+
+
+def test_next_says_none_where_nothing_waits() -> None:
+    s = scheduler()
+    assert s.next(0.0) is None
+    s.admit(items(100), 0.0)
+    assert s.next(0.0) is not None
+    assert s.next(0.0) is None
+
+
+def test_a_decision_may_only_drop() -> None:
+    s = scheduler()
+    s.admit(items(20, 30), 0.0)
+    decision = s.next(1.0)
+    assert decision is not None
+    assert (decision.batch, len(decision.drop), len(s.waiting)) == ((), 2, 0)
+
+
+def test_the_policy_sees_the_most_urgent_four_batches() -> None:
+    seen: list[Item] = []
+
+    class Spy:
+        def decide(self, waiting: Sequence[Item], now_s: float, outlook: Outlook) -> Decision:
+            seen.extend(waiting)
+            return Decision(batch=(waiting[0],))
+
+    s = Scheduler(scheduler(max_batch=2).outlook, Spy(), max_queue=100)
+    s.admit(items(*range(100, 120)), 0.0)
+    s.next(0.0)
+    assert [item.deadline_s for item in seen] == [ms / 1000.0 for ms in range(100, 108)]
+
+
+def test_every_item_leaves_exactly_once() -> None:
+    s = scheduler(max_queue=100)
+    admitted = items(*(20 + 7 * i % 90 for i in range(60)))
+    s.admit(admitted, 0.0)
+    left: list[Item] = []
+    now_s = 0.0
+    while (decision := s.next(now_s)) is not None:
+        left += [*decision.batch, *decision.drop]
+        now_s = max(now_s, decision.finish_s)
+    assert sorted(map(id, left)) == sorted(map(id, admitted))
+
+
+def test_expire_takes_out_what_is_late_and_nothing_else() -> None:
+    s = scheduler()
+    s.admit(items(100, 200, 300), 0.0)
+    assert s.expire(0.05) == []
+    assert [item.deadline_s for item in s.expire(0.2)] == [0.1, 0.2]
+    assert [item.deadline_s for item in s.waiting] == [0.3]

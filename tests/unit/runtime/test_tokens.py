@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tomesd
+import torch
+from torch import Tensor
+
+from elastriton.core.levels import merged
+from elastriton.runtime.tokens import add_prompts, bipartite_soft_matching, merge_weighted, replace_prompts
+
+Groups = set[frozenset[int]]
+
+
+def groups(rows: Tensor) -> Groups:
+    """Which tokens stand together, from the merged rows of an identity matrix."""
+    return {frozenset(row.nonzero().flatten().tolist()) for row in rows}
+
+
+def tomesd_groups(metric: Tensor, r: int, protected: int) -> Groups:
+    """ToMe's matching by tomesd, whose own parity rule fits after dropping or reversing tokens (same first author)."""
+    n = metric.shape[1]
+    eye = torch.eye(n, dtype=metric.dtype)[None]
+    if protected == 1 and n % 2:
+        metric, eye, apart = metric[:, 1:], eye[:, 1:], {frozenset({0})}
+    elif protected == 1:
+        sign = torch.ones(1, n, 1, dtype=metric.dtype) * 3.0
+        sign[:, 0] = -3.0
+        metric = torch.cat([metric / metric.norm(dim=-1, keepdim=True), sign], dim=-1).flip(1)
+        eye, apart = eye.flip(1), set()
+    else:
+        metric, eye, apart = metric.flip(1), eye.flip(1), set()
+    matching = tomesd.merge.bipartite_soft_matching_random2d
+    merge, _ = matching(metric, w=metric.shape[1], h=1, sx=2, sy=1, r=r, no_rand=True)
+    return groups(merge(eye)[0]) | apart
+
+
+@pytest.mark.parametrize("protected", [0, 1])
+def test_the_matching_is_tome_s_by_tomesd(protected: int) -> None:
+    generator = torch.Generator().manual_seed(protected)
+    tried = 0
+    for n in range(6, 66, 1 if protected else 2):
+        for r in (1, 2, 5, 8, 16):
+            if r > (n - protected) // 2:
+                continue
+            metric = torch.randn(1, n, 6, generator=generator, dtype=torch.float64)
+            merge = bipartite_soft_matching(metric, r, protected)
+            ours = groups(merge(torch.eye(n, dtype=torch.float64)[None])[0])
+            assert ours == tomesd_groups(metric, r, protected), (n, r)
+            tried += 1
+    assert tried >= 100
+
+
+def slow_merge(metric: Tensor, x: Tensor, r: int, protected: int) -> Tensor:
+    """One sample at a time, one token at a time, in the documented order."""
+    rows = []
+    for keys, tokens in zip(metric.double().numpy(), x.double().numpy(), strict=True):
+        keys = keys / np.linalg.norm(keys, axis=-1, keepdims=True)
+        sources = [i for i in range(protected, len(keys)) if i % 2 == 0]
+        targets = [i for i in range(protected, len(keys)) if i % 2 == 1]
+        best = {i: max(targets, key=lambda j, i=i: keys[i] @ keys[j]) for i in sources}  # type: ignore[misc]
+        merging = sorted(sources, key=lambda i: -(keys[i] @ keys[best[i]]))[:r]
+        summed = {i: tokens[i].copy() for i in range(len(keys)) if i not in merging}
+        for i in merging:
+            summed[best[i]] += tokens[i]
+        order = [*range(protected), *(i for i in sources if i not in merging), *targets]
+        rows.append(np.stack([summed[i] for i in order]))
+    return torch.from_numpy(np.stack(rows))
+
+
+@pytest.mark.parametrize("protected", [0, 1, 2, 5])
+def test_merging_equals_a_slow_reference_in_values_and_order(protected: int) -> None:
+    generator = torch.Generator().manual_seed(protected)
+    for n in range(protected + 2, protected + 26):
+        r = int(torch.randint(1, 1 + merged(n, n, protected), (), generator=generator))
+        metric = torch.randn(3, n, 5, generator=generator, dtype=torch.float64)
+        x = torch.randn(3, n, 4, generator=generator, dtype=torch.float64)
+        out = bipartite_soft_matching(metric, r, protected)(x)
+        torch.testing.assert_close(out, slow_merge(metric, x, r, protected), rtol=0, atol=1e-12)
+
+
+def test_the_matching_ignores_the_length_of_the_keys() -> None:
+    generator = torch.Generator().manual_seed(0)
+    metric, x = torch.randn(2, 17, 5, generator=generator), torch.randn(2, 17, 4, generator=generator)
+    stretched = metric * (0.1 + 9 * torch.rand(2, 17, 1, generator=generator))
+    torch.testing.assert_close(bipartite_soft_matching(stretched, 6)(x), bipartite_soft_matching(metric, 6)(x))
+
+
+@pytest.mark.parametrize("protected", [1, 2, 5])
+@pytest.mark.parametrize("n", [16, 17])
+def test_protected_tokens_stay_first_and_untouched_whatever_they_look_like(n: int, protected: int) -> None:
+    metric = torch.ones(2, n, 3)
+    x = torch.randn(2, n, 4, generator=torch.Generator().manual_seed(0))
+    out = bipartite_soft_matching(metric, 99, protected)(x)
+    torch.testing.assert_close(out[:, :protected], x[:, :protected], rtol=0, atol=0)
+    torch.testing.assert_close(out.sum(dim=1), x.sum(dim=1))
+
+
+@pytest.mark.parametrize("protected", [0, 1, 5])
+def test_r_is_clipped_to_half_of_the_unprotected_tokens(protected: int) -> None:
+    for n in range(1, 20):
+        for r in (0, 1, 3, 99):
+            metric = torch.randn(1, n, 3, generator=torch.Generator().manual_seed(n))
+            assert bipartite_soft_matching(metric, r, protected)(metric).shape[1] == n - merged(n, r, protected)
+
+
+def test_merging_nothing_changes_nothing() -> None:
+    x = torch.randn(2, 9, 4)
+    assert bipartite_soft_matching(x, 0)(x) is x
+
+
+def test_several_sources_may_merge_into_one_target() -> None:
+    metric = torch.tensor([[[0.0, 1], [1, 0], [1, 0.1], [-1, 0], [1, 0.2], [0, -1], [1, 0.3]]])
+    out = bipartite_soft_matching(metric, 3)(torch.arange(7.0).reshape(1, 7, 1))
+    assert out.flatten().tolist() == [0, 1 + 2 + 4 + 6, 3, 5]
+
+
+@pytest.mark.parametrize("protected", [0, 1, 5])
+def test_weighted_merging_conserves_mass_and_is_a_mean(protected: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 21, 6, generator=generator, dtype=torch.float64)
+    size = 1 + torch.rand(3, 21, 1, generator=generator, dtype=torch.float64)
+    merge = bipartite_soft_matching(x, 7, protected)
+    out, total = merge_weighted(merge, x, size)
+    assert out.shape == (3, 14, 6)
+    torch.testing.assert_close((out * total).sum(dim=1), (x * size).sum(dim=1))
+    torch.testing.assert_close(total.sum(dim=1), size.sum(dim=1))
+    ones, _ = merge_weighted(merge, torch.ones_like(x), size)
+    torch.testing.assert_close(ones, torch.ones_like(ones))
+    torch.testing.assert_close(out, merge(x * size) / merge(size))
+
+
+def test_prompts_stand_behind_the_prefix_and_are_replaced_there() -> None:
+    x = torch.arange(5.0).reshape(1, 5, 1)
+    first, second = torch.tensor([[[10.0], [11.0]]]), torch.tensor([[[20.0], [21.0]]])
+    added = add_prompts(x, first, prefix=2)
+    assert added.flatten().tolist() == [0, 1, 10, 11, 2, 3, 4]
+    assert replace_prompts(added, second, prefix=2).flatten().tolist() == [0, 1, 20, 21, 2, 3, 4]
