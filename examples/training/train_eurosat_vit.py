@@ -33,52 +33,18 @@ from safetensors.torch import load_file, save_file
 from timm.layers import PatchDropout
 from torch import Tensor, nn
 from torch.nn import functional
+from vit_init import initialise
 
 ARCHITECTURE = "vit_tiny_patch16_224"
 MODEL_ARGS = {"img_size": 64, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3}
 TEMPERATURE = 2.0
 
 
-def sinusoid(side: int, width: int) -> Tensor:
-    """Two-dimensional sinusoidal embedding [side * side, width]."""
-    frequency = torch.exp(torch.arange(width // 4) / (width // 4) * -math.log(100.0))
-    angles = torch.arange(side)[:, None] * frequency
-    axis = torch.cat([angles.sin(), angles.cos()], 1)
-    return torch.cat([axis.repeat_interleave(side, 0), axis.repeat(side, 1)], 1)
-
-
-@torch.no_grad()
-def initialise(model: Any, x: Tensor) -> None:
-    """Mimetic attention, sinusoidal positions, and a patch embedding that whitens patches of `x`."""
-    width = model.embed_dim
-    for block in model.blocks:
-        heads, size = block.attn.num_heads, block.attn.head_dim
-        q, k, v = block.attn.qkv.weight.chunk(3)
-        for h in range(heads):
-            left, s, right = torch.linalg.svd(0.7 * torch.randn(width, width) / width**0.5 + 0.7 * torch.eye(width))
-            q[h * size : (h + 1) * size] = (left[:, :size] * s[:size].sqrt()).T
-            k[h * size : (h + 1) * size] = s[:size].sqrt()[:, None] * right[:size]
-        left, s, right = torch.linalg.svd(0.4 * torch.randn(width, width) / width**0.5 - 0.4 * torch.eye(width))
-        block.attn.proj.weight.copy_(left * s.sqrt())
-        v.copy_(s.sqrt()[:, None] * right)
-    side, patch = model.patch_embed.grid_size[0], model.patch_embed.patch_size[0]
-    model.pos_embed[0, 1:] = sinusoid(side, width) * 0.7
-    patches = (
-        functional.unfold(x[:1000].float() / 127.5 - 1, patch, stride=patch).transpose(1, 2).reshape(-1, 3 * patch**2)
-    )
-    values, vectors = torch.linalg.eigh(torch.cov(patches.T))
-    filters = (vectors / (values + 0.02).sqrt()).T.flip(0)[:width]
-    model.patch_embed.proj.weight.copy_(filters.reshape(width, 3, patch, patch))
-    model.patch_embed.proj.bias.copy_(-filters @ patches.mean(0))
-
-
-def make_optimisers(model: Any, lr: float, muon: bool) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for everything else (or for all)."""
+def make_optimisers(model: Any, lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for everything else."""
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in chosen]
-    if not muon:
-        return [torch.optim.AdamW([{"params": matrices, "weight_decay": 0.05}, {"params": rest}], lr, weight_decay=0.0)]
     return [Muon(matrices, lr), torch.optim.AdamW(rest, lr=lr, weight_decay=0.0)]
 
 
@@ -89,12 +55,10 @@ def patch_dropout(epoch: int, hurry: bool, args: Any) -> nn.Module:
     return PatchDropout(0.75 if epoch < args.sparse_epochs else 0.5)
 
 
-def train_vit(
-    model: Any, data: tuple[Tensor, Tensor, Tensor], held: tuple[Tensor, Tensor], args: Any
-) -> dict[str, Any]:
-    """Train by distillation; returns the epochs and seconds it took. The schedule shortens if --max-minutes would be passed."""
+def train_vit(model: Any, data: tuple[Tensor, ...], held: tuple[Tensor, Tensor], args: Any) -> dict[str, Any]:
+    """Train by distillation, in a shorter schedule if --max-minutes would be passed; returns epochs and seconds."""
     x, y, soft = data
-    optimisers = make_optimisers(model, args.lr, not args.adamw)
+    optimisers = make_optimisers(model, args.lr)
     saved, first, spent = args.scratch / "vit.pt", 0, 0.0
     if saved.exists():
         state = torch.load(saved, weights_only=True)
@@ -125,20 +89,17 @@ def train_vit(
             for optimiser in optimisers:
                 optimiser.step()
             total += loss.item()
-            if args.probe and epoch * steps + step + 1 >= args.probe:
-                break
         model.eval()
         spent = time.time() - start
         accuracy = score(predict(model, held[0]), held[1])["accuracy"]
         print(f"vit {epoch + 1}/{args.epochs} loss {total / steps:.4f} held {accuracy} {spent:.0f} s", flush=True)
-        if args.probe and (epoch + 1) * steps >= args.probe:
-            break
         state = {"model": model.state_dict(), "optimisers": [o.state_dict() for o in optimisers]}
         torch.save(state | {"epoch": epoch + 1, "spent": spent}, saved.with_suffix(".new"))
         saved.with_suffix(".new").replace(saved)
+        first = epoch + 1
         if spent > 60 * args.max_minutes:
             break
-    return {"epochs": epoch + 1, "seconds": round(spent)}
+    return {"epochs": first, "seconds": round(spent)}
 
 
 def export(model: Any, names: list[str], folder: Path) -> None:
@@ -167,8 +128,6 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--warmup", type=int, default=200, help="steps")
     parser.add_argument("--max-minutes", type=float, default=50.0, help="safety: the schedule shortens to fit this")
-    parser.add_argument("--adamw", action="store_true", help="AdamW for the matrices too")
-    parser.add_argument("--probe", type=int, default=0, help="stop after so many steps and export nothing")
     parser.add_argument("--sparse-epochs", type=int, default=27, help="first epochs, that see a quarter of the patches")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
@@ -195,8 +154,6 @@ def main() -> None:
     model = timm.create_model(ARCHITECTURE, num_classes=len(names), **MODEL_ARGS)
     initialise(model, x)
     taken = train_vit(model, (x, y, soft), (images[held], labels[held]), args)
-    if args.probe:
-        return
     export(model, names, args.out)
     loaded = timm.create_model(f"local-dir:{args.out.resolve()}", pretrained=True).eval()
     test_images, test_labels, _ = decode_eurosat(source, "test")
@@ -206,18 +163,8 @@ def main() -> None:
     teacher_notes["test_8_views"] = score(teacher_logits(teacher, test_images), test_labels)
     notes = {"data": "EuroSAT RGB, 3,500 test images", "test": result, "weights": "fp16 file, run in fp32"}
     notes |= {"held_out": score(predict(loaded, images[held]), labels[held]), "teacher": teacher_notes}
-    notes |= {
-        "training_images": len(x),
-        "planned_epochs": args.epochs,
-        "full_epochs": args.full_epochs,
-        "batch": args.batch,
-    }
-    notes |= {
-        "learning_rate": args.lr,
-        "sparse_epochs": args.sparse_epochs,
-        "seed": args.seed,
-        "seconds": round(seconds),
-    }
+    notes |= {"training_images": len(x), "planned_epochs": args.epochs, "sparse_epochs": args.sparse_epochs}
+    notes |= {"full_epochs": args.full_epochs, "batch": args.batch, "learning_rate": args.lr, "seed": args.seed}
     update_json(args.out / "training.json", notes | taken | provenance(timm=timm.__version__))
     print(json.dumps(result))
 

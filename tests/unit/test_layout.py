@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "generator": {"generator", "runtime", "core", "client"},
     "backends": {"runtime", "core"},
 }
-CORE_MAY_LOAD = {"elastriton", "numpy"}
+CORE_MAY_LOAD = {"elastriton", "numpy", "numba"}
 FORBIDDEN_IN_CORE = {"time", "threading", "asyncio", "torch", "triton_python_backend_utils", "tritonclient"}
 
 

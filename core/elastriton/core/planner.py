@@ -20,7 +20,7 @@ from elastriton.core.plan import (
     SmallPlan,
     TaskPlan,
 )
-from elastriton.core.policy import POLICIES
+from elastriton.core.policies import POLICIES
 from elastriton.core.profile import EncoderProfile, Profile, TaskProfile
 
 

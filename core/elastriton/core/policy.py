@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from elastriton.core.latency import LatencyTable
@@ -27,6 +27,11 @@ class Outlook:
         tasks = {item.task for item in items}
         return [gamma for gamma in self.latency.gammas if all(gamma in self.accuracy[task] for task in tasks)]
 
+    def reachable(self, item: Item, now_s: float) -> bool:
+        """Whether some level would answer `item` in time if it ran alone and now."""
+        fastest_ms = self.latency.fastest_ms(item.length, self.gammas([item]))
+        return now_s + (fastest_ms + self.overhead_ms) / 1000.0 <= item.deadline_s
+
     def value(self, items: Sequence[Item], gamma: int) -> float:
         """The utility to expect of answering `items` in time at level `gamma`."""
         return sum(item.utility * self.accuracy[item.task][gamma] for item in items)
@@ -39,16 +44,24 @@ class Outlook:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Run `batch` at level `gamma`, expected to be answered at `finish_s`; answer `drop` with a rejection."""
+    """Run `batch` at level `gamma`, expected to be answered at `finish_s`; answer `drop` with a rejection.
+
+    An empty batch with `wake_s` means: not yet, ask again at that time or at the next arrival.
+    """
 
     batch: tuple[Item, ...] = ()
     gamma: int = 0
     finish_s: float = 0.0
-    drop: tuple[Item, ...] = field(default=())
+    drop: tuple[Item, ...] = ()
+    wake_s: float | None = None
 
 
 class Policy(Protocol):
     """Decides what an idle executor does next."""
+
+    def arrived(self, item: Item) -> None:
+        """An item has been admitted; policies that estimate the load listen here."""
+        ...
 
     def decide(self, waiting: Sequence[Item], now_s: float, outlook: Outlook) -> Decision:
         """`waiting` holds the most urgent items, by deadline; it is never empty."""
@@ -63,6 +76,9 @@ class LargestBatch:
     3. Of the levels that can, run the one with the largest expected utility; on a tie the faster one.
     """
 
+    def arrived(self, item: Item) -> None:
+        """This policy looks at the queue alone."""
+
     def decide(self, waiting: Sequence[Item], now_s: float, outlook: Outlook) -> Decision:
         drop: list[Item] = []
         for start in range(len(waiting)):
@@ -76,6 +92,3 @@ class LargestBatch:
                     return Decision(batch, best, finish[best], tuple(drop))
             drop.append(waiting[start])
         return Decision(drop=tuple(drop))
-
-
-POLICIES: dict[str, type[Policy]] = {"largest-batch": LargestBatch}

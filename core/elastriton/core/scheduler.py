@@ -40,9 +40,13 @@ class Scheduler:
                 raise hopeless(left_ms, f"the fastest level needs {needed_ms:.1f} ms")
         for item in items:
             self.waiting.add(item)
+            self.policy.arrived(item)
 
     def next(self, now_s: float) -> Decision | None:
-        """What an idle executor should do now; None where nothing waits. The decision's items leave the queue."""
+        """What an idle executor should do now; None where nothing waits. The decision's items leave the queue.
+
+        A decision without a batch and without drops means: not before its `wake_s`, or the next arrival.
+        """
         if not self.waiting:
             return None
         decision = self.policy.decide(self.waiting.first(4 * self.outlook.max_batch), now_s, self.outlook)

@@ -15,7 +15,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from elastriton.core.errors import ConfigError
 from elastriton.core.plan import PLAN_FILE, CascadePlan, DecoderPlan, ExecutorPlan, PublicTask, SchedulerPlan
-from elastriton.core.policy import POLICIES
+from elastriton.core.policies import POLICIES
 from elastriton.core.profile import digest
 from elastriton.core.records import load
 from elastriton.generator.repository import CONFIG_FILE, VERSION_FOLDER, artifacts

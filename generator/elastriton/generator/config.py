@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails
 
 from elastriton.core.errors import ConfigError
-from elastriton.core.policy import POLICIES
+from elastriton.core.policies import POLICIES
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 Positive = Annotated[float, Field(gt=0)]

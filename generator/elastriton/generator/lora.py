@@ -23,6 +23,8 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from elastriton.core.errors import ConfigError
+
 __all__ = ["DeltaError", "merge_delta"]
 
 Tensors = dict[str, npt.NDArray[Any]]
@@ -31,7 +33,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_m
 _LAYER = re.compile(r"\.layer\.(\d+)\.")
 
 
-class DeltaError(ValueError):
+class DeltaError(ConfigError):
     """The base or the delta cannot be merged; the message says what is wrong and what to do."""
 
 

@@ -15,7 +15,8 @@ from elastriton.core.confidence import softmax
 from elastriton.core.errors import Internal, InvalidInput
 from elastriton.core.parameters import parse_options
 from elastriton.core.plan import SchedulerPlan, TaskPlan
-from elastriton.core.policy import POLICIES, Decision
+from elastriton.core.policies import POLICIES
+from elastriton.core.policy import Decision
 from elastriton.core.queue import Item
 from elastriton.core.scheduler import Scheduler
 from elastriton.runtime.executor import Arrays, Floats

@@ -95,9 +95,10 @@ class Worker:
         with self._wake:
             while not self._stopped:
                 decision = self._scheduler.next(self.clock())
-                if decision is not None:
+                if decision is not None and (decision.batch or decision.drop):
                     return decision
-                self._wake.wait()
+                wake_s = decision.wake_s if decision is not None else None
+                self._wake.wait(None if wake_s is None else max(0.001, wake_s - self.clock()))
         return Decision()
 
     def _results(self, decision: Decision) -> Sequence[Any]:

@@ -1,0 +1,68 @@
+"""How fast requests arrive, and what a millisecond of the executor is worth because of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+class ArrivalRate:
+    """Arrivals per second, as exponentially decaying counts over two time constants; the larger one counts.
+
+    The short one sees a burst begin, the long one remembers it for a while.
+    """
+
+    def __init__(self, constants_s: Sequence[float] = (0.25, 2.0)) -> None:
+        self._constants_s = tuple(constants_s)
+        self._rates = [0.0] * len(self._constants_s)
+        self._last_s = -math.inf
+
+    def arrived(self, now_s: float) -> None:
+        """Count one arrival."""
+        self._rates = [rate + 1.0 / tau for rate, tau in zip(self._decayed(now_s), self._constants_s, strict=True)]
+        self._last_s = max(self._last_s, now_s)
+
+    def per_s(self, now_s: float) -> float:
+        """The estimate at `now_s`."""
+        return max(self._decayed(now_s))
+
+    def _decayed(self, now_s: float) -> list[float]:
+        elapsed_s = max(0.0, now_s - self._last_s)
+        return [rate * math.exp(-elapsed_s / tau) for rate, tau in zip(self._rates, self._constants_s, strict=True)]
+
+
+def price_of_time(rate: float, cost: Sequence[float], worth: Sequence[float]) -> float:
+    """What a unit of executor time is worth to arrivals at `rate`, per unit of time.
+
+    Level g serves a sample in `cost[g]` and earns `worth[g]`. The best mix of levels for a stream solves a small linear
+    programme: maximise the worth under one unit of time per unit of time. Its dual is the slope of the concave envelope
+    of worth over cost at the cost that the rate leaves per sample: zero where even the dearest level keeps up, and the
+    worth per time of the cheapest one where none does.
+    """
+    if rate <= 0.0:
+        return 0.0
+    budget = 1.0 / rate
+    envelope = _envelope(sorted(zip(cost, worth, strict=True)))
+    if budget >= envelope[-1][0]:
+        return 0.0
+    previous = (0.0, 0.0)
+    for point in envelope:
+        if budget < point[0]:
+            return (point[1] - previous[1]) / (point[0] - previous[0])
+        previous = point
+    return 0.0
+
+
+def _envelope(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The rising part of the upper concave envelope, seen from the origin, of points ordered by cost."""
+    kept: list[tuple[float, float]] = []
+    for cost, worth in points:
+        if kept and worth <= kept[-1][1]:
+            continue
+        while kept:
+            before = kept[-2] if len(kept) > 1 else (0.0, 0.0)
+            if (worth - before[1]) * (kept[-1][0] - before[0]) < (kept[-1][1] - before[1]) * (cost - before[0]):
+                break
+            kept.pop()
+        kept.append((cost, worth))
+    return kept

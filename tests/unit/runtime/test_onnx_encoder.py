@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from elastriton.core.levels import TokenLevel
+from elastriton.core.profile import load_profile
+from elastriton.runtime.executor import Arrays, Floats
+from elastriton.runtime.graphs import WEIGHTS_FILE, graph_file
+from elastriton.runtime.models import load_text, load_vision
+from elastriton.runtime.onnx_encoder import OnnxEncoder
+
+GAMMAS = (-4, -2, 0, 2, 4)
+EXTERNAL = onnx.TensorProto.EXTERNAL
+
+
+def in_torch(encoder: Any, inputs: Arrays, level: TokenLevel) -> Floats:
+    with torch.inference_mode():
+        features = encoder(**{name: torch.from_numpy(array) for name, array in inputs.items()}, level=level)
+    return np.asarray(features.numpy())
+
+
+@pytest.fixture(scope="module")
+def levels(tiny_build: Path) -> dict[int, TokenLevel]:
+    return {level.gamma: level for level in load_profile(tiny_build / "profile.json").encoders["vit"].levels}
+
+
+@pytest.fixture(scope="module")
+def vision(tiny_build: Path) -> OnnxEncoder:
+    return OnnxEncoder(tiny_build / "vit", GAMMAS, threads=1)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_vision_graphs_equal_torch_at_every_level_and_batch_size(
+    vision: OnnxEncoder, tiny_vit: Path, levels: dict[int, TokenLevel], gamma: int
+) -> None:
+    encoder = load_vision(str(tiny_vit)).encoder
+    generator = np.random.default_rng(0)
+    plain = levels[0]
+    for batch in (1, 3, 8):
+        inputs: Arrays = {"pixels": generator.integers(0, 256, (batch, 32, 32, 3), dtype=np.uint8)}
+        unprompted = vision.features(inputs, plain)
+        if gamma > 0:
+            inputs["prompts"] = generator.normal(size=(batch, 3, gamma, 24)).astype(np.float32)
+        features = vision.features(inputs, levels[gamma])
+        assert features.shape == (batch, 24)
+        np.testing.assert_allclose(features, in_torch(encoder, inputs, levels[gamma]), atol=1e-4)
+        if gamma:
+            assert np.abs(features - unprompted).max() > 1e-3
+
+
+@pytest.mark.parametrize(("batch", "length"), [(1, 16), (3, 7), (8, 2)])
+def test_text_graphs_equal_torch_for_any_batch_and_length(
+    tiny_build: Path, tiny_bert: Any, batch: int, length: int
+) -> None:
+    model = load_text(str(tiny_bert("again", layers=3)))
+    generator = np.random.default_rng(batch)
+    mask = (np.arange(length) < generator.integers(1, length + 1, (batch, 1))).astype(np.int64)
+    ids = generator.integers(0, 17, (batch, length)) * mask
+    inputs: Arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": generator.integers(0, 2, ids.shape)}
+    features = OnnxEncoder(tiny_build / "bert", [0], threads=1).features(inputs, TokenLevel(0))
+    np.testing.assert_allclose(features, in_torch(model.encoder, inputs, TokenLevel(0)), atol=1e-4)
+
+
+def test_padding_changes_no_sample(tiny_build: Path) -> None:
+    encoder = OnnxEncoder(tiny_build / "bert", [0], threads=1)
+    ids = np.array([[2, 4, 5, 3]])
+    inputs: Arrays = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    padded = {name: np.pad(array, ((0, 0), (0, 9))) for name, array in inputs.items()}
+    alone = encoder.features(inputs, TokenLevel(0))
+    np.testing.assert_allclose(encoder.features(padded, TokenLevel(0)), alone, atol=1e-5)
+
+
+def test_all_levels_share_one_file_that_holds_each_tensor_once(tiny_build: Path) -> None:
+    file = (tiny_build / "vit" / WEIGHTS_FILE).read_bytes()
+    ranges: set[tuple[int, int]] = set()
+    wanted = 0
+    for gamma in GAMMAS:
+        model = onnx.load(tiny_build / "vit" / graph_file(gamma), load_external_data=False)
+        for tensor in model.graph.initializer:
+            if tensor.data_location == EXTERNAL:
+                place = {entry.key: entry.value for entry in tensor.external_data}
+                assert place["location"] == WEIGHTS_FILE
+                ranges.add((int(place["offset"]), int(place["length"])))
+                wanted += int(place["length"])
+    ordered = sorted(ranges)
+    assert all(start + length <= after for (start, length), (after, _) in pairwise(ordered))
+    assert len({file[start : start + length] for start, length in ordered}) == len(ordered)
+    stored = sum(length for _, length in ordered)
+    assert stored * 4 < wanted
+    assert len(file) == sum(ordered[-1])
+    assert len(file) < stored + 4096 * len(ordered)
+
+
+def test_a_graph_is_given_only_the_inputs_that_it_reads(vision: OnnxEncoder) -> None:
+    pixels = np.zeros((1, 32, 32, 3), np.uint8)
+    prompts = np.ones((1, 3, 4, 24), np.float32)
+    alone = vision.features({"pixels": pixels}, TokenLevel(0))
+    np.testing.assert_array_equal(vision.features({"pixels": pixels, "prompts": prompts}, TokenLevel(0)), alone)
