@@ -153,14 +153,14 @@ def tiny_project(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path, tiny_
 def tiny_build(tmp_path_factory: pytest.TempPathFactory, tiny_project: Path) -> Path:
     """The build folder of the tiny project: profile.json, plan.json and artifacts."""
     from elastriton.core.records import dumps
-    from elastriton.generator.cli import make
     from elastriton.generator.config import load_config
+    from elastriton.generator.goals import plan_for
     from elastriton.generator.profiler import profile
 
     build = tmp_path_factory.mktemp("build")
     config = load_config(tiny_project / "elastriton.yaml")
     profile(config, tiny_project, build, budget_s=0.0, advance=lambda step: None)
-    (build / "plan.json").write_text(dumps(make(config, build)))
+    (build / "plan.json").write_text(dumps(plan_for(config, build)))
     return build
 
 

@@ -71,7 +71,7 @@ def solve(
                         continue
                     gain = gains[g, i + size] - gains[g, max(i, late)]
                     total = gain + value[i + size, min(t + taken[g, s], times - 1)]
-                    if total > best:
+                    if total >= best - 1e-9:  # on a tie the larger batch, then the more accurate level
                         best = total
                         if t == 0:
                             run_size[i], run_level[i] = size, g
@@ -92,6 +92,7 @@ class Joint:
     """
 
     TIMES = 64
+    SHARE = 0.8
     LOOK_AHEAD = 96
     SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
@@ -120,15 +121,16 @@ class Joint:
         worth = np.array([[item.utility * outlook.accuracy[item.task].get(g, -1e9) for item in ahead] for g in gammas])
         gains = np.concatenate([np.zeros((len(gammas), 1)), worth.cumsum(axis=1)], axis=1)
         step = float(left_ms[-1]) / self.TIMES
-        price = self._price_per_ms(now_s, latency / np.array(sizes), worth.mean(axis=1), left_ms)
-        terminal = -price * step * np.arange(self.TIMES)
-        first, size, level = solve(left_ms, gains, np.array(sizes), latency, step, terminal, 1.0)
-        if size == 0:
-            return Decision(drop=drop, wake_s=ahead[0].deadline_s)
+        price = self._price_per_ms(now_s, outlook, length, worth.mean(axis=1), left_ms)
+        price = min(price, self.SHARE * float((gains[:, sizes] / latency).max()))
+        grid = np.arange(self.TIMES) * step
+        first, size, level = solve(left_ms, gains, np.array(sizes), latency, step, -price * grid, 1.0)
+        if size == 0:  # every batch looked too dear: an executor that idles earns nothing at all
+            first, size, level = solve(left_ms, gains, np.array(sizes), latency, step, 0.0 * grid, 1.0)
         batch = tuple(ahead[first : first + size])
         return Decision(batch, gammas[level], outlook.finish_s(batch, gammas[level], now_s), drop)
 
-    def _price_per_ms(self, now_s: float, cost_ms: Floats, worth: Floats, left_ms: Floats) -> float:
+    def _price_per_ms(self, now_s: float, outlook: Outlook, length: int, worth: Floats, left_ms: Floats) -> float:
         """The price of executor time behind the queue, falling to zero as the queue itself fills the time there is.
 
         A queue that saturates the executor already prices its time, by what the programme would have to drop for it:
@@ -136,7 +138,7 @@ class Joint:
         """
         if self._rate is None:
             return 0.0
-        best_ms = cost_ms.min(axis=1)
-        busy = min(1.0, float(best_ms.min()) * len(left_ms) / float(left_ms.mean()))
+        cost_ms = [outlook.latency.cost_ms(gamma, length) for gamma in outlook.latency.gammas]
+        busy = min(1.0, min(cost_ms) * len(left_ms) / float(left_ms.mean()))
         per_ms = self._rate.per_s(now_s) / 1000.0
-        return (1.0 - busy) * price_of_time(per_ms, best_ms.tolist(), worth.tolist())
+        return (1.0 - busy) * price_of_time(per_ms, cost_ms, worth.tolist())

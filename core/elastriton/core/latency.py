@@ -54,6 +54,10 @@ class LatencyTable:
                 return row[batch]
         raise ConfigError(f"length {length} is above {self.lengths[-1]}, the longest measured one")
 
+    def cost_ms(self, gamma: int, length: int) -> float:
+        """The executor's time per sample in ms, in batches of the best size."""
+        return min(self.predict_ms(gamma, batch, length) / batch for batch in range(1, self.max_batch + 1))
+
     def fastest_ms(self, length: int, gammas: Sequence[int]) -> float:
         """The p99 in ms of one sample alone at the fastest of `gammas`."""
         return min(self.predict_ms(gamma, 1, length) for gamma in gammas)

@@ -21,6 +21,7 @@ from elastriton.core.records import load
 from elastriton.core.statistics import wilson_interval
 
 VERSION = 1
+PROFILE_FILE = "profile.json"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from typer import Argument, Option
 
 from elastriton.core.errors import ElastritonError
-
-if TYPE_CHECKING:
-    from elastriton.core.plan import Plan
-    from elastriton.generator.config import Config
 
 app = typer.Typer(
     help="Serve transformer classifiers elastically on NVIDIA Triton.",
@@ -42,8 +38,8 @@ def profile(
     cell_seconds: Annotated[float, Option(help="Time to spend on each cell of the latency table.")] = 0.5,
 ) -> None:
     """Export the models and measure latency x level x batch and accuracy x level: BUILD/profile.json."""
+    from elastriton.core.profile import PROFILE_FILE
     from elastriton.generator.config import load_config
-    from elastriton.generator.profiler import PROFILE_FILE
     from elastriton.generator.profiler import profile as run
     from elastriton.generator.show import show_profile, steps
 
@@ -61,9 +57,10 @@ def plan(config: ConfigPath = Path("elastriton.yaml"), build: Build = Path("buil
     from elastriton.core.plan import PLAN_FILE
     from elastriton.core.records import dumps
     from elastriton.generator.config import load_config
+    from elastriton.generator.goals import plan_for
     from elastriton.generator.show import show_plan
 
-    result = make(load_config(config), build)
+    result = plan_for(load_config(config), build)
     (build / PLAN_FILE).write_text(dumps(result), encoding="utf-8")
     show_plan(result)
     typer.echo(f"wrote {build / PLAN_FILE}")
@@ -132,26 +129,6 @@ def demo(
     from elastriton.generator.demo import run
 
     run(directory, build, json_file)
-
-
-def make(settings: Config, build: Path) -> Plan:
-    """The plan of a build folder's profile under the goals of a configuration."""
-    import hashlib
-
-    from elastriton.core.planner import Goals, TaskGoal, make_plan
-    from elastriton.core.profile import load_profile
-    from elastriton.generator.profiler import PROFILE_FILE
-
-    path = build / PROFILE_FILE
-    goals = {
-        name: TaskGoal(task.slo_ms, task.utility, task.cascade.max_drop if task.cascade else 0.0)
-        for name, task in settings.tasks.items()
-    }
-    return make_plan(
-        load_profile(path),
-        hashlib.sha256(path.read_bytes()).hexdigest(),
-        Goals(goals, settings.policy, settings.max_queue, settings.overhead_ms),
-    )
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ from elastriton.core.plan import PLAN_FILE, Plan
 from elastriton.core.records import dumps
 from elastriton.core.statistics import percentile_ms
 from elastriton.generator.check import check
-from elastriton.generator.cli import make
 from elastriton.generator.config import Config, load_config
 from elastriton.generator.data import Labelled, load_data
+from elastriton.generator.goals import plan_for
 from elastriton.generator.lora import merge_delta
 from elastriton.generator.machine import this_machine
 from elastriton.generator.profiler import profile
@@ -64,7 +64,7 @@ def run(directory: Path, build: Path, json_file: Path | None) -> None:
         measured = profile(settings, directory, build, budget_s=CELL_S, advance=advance)
     show_profile(measured)
     with _timed("plan", steps_s):
-        plan = make(settings, build)
+        plan = plan_for(settings, build)
         (build / PLAN_FILE).write_text(dumps(plan), encoding="utf-8")
     show_plan(plan)
     with _timed("generate", steps_s):

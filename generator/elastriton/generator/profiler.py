@@ -10,7 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from elastriton.core.latency import Cell
-from elastriton.core.profile import VERSION, CascadeProfile, EncoderProfile, Profile, TaskProfile, TextSpec
+from elastriton.core.profile import (
+    PROFILE_FILE,
+    VERSION,
+    CascadeProfile,
+    EncoderProfile,
+    Profile,
+    TaskProfile,
+    TextSpec,
+)
 from elastriton.core.records import dumps
 from elastriton.generator.config import Config, TaskConfig
 from elastriton.generator.data import Labelled, label_numbers, load_data
@@ -20,7 +28,6 @@ from elastriton.generator.measure import Advance, latency
 from elastriton.generator.prepare import PreparedEncoder, prepare_encoder, prepare_small
 from elastriton.runtime.executor import ElasticExecutor, load_executor, load_plain
 
-PROFILE_FILE = "profile.json"
 SMALL_BATCHES = (1, 4, 8, 16, 32)
 
 

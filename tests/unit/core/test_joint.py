@@ -1,0 +1,137 @@
+"""The joint plan against exhaustive search, and the decisions that come out of it."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from elastriton.core.joint import Joint, solve
+from elastriton.core.latency import Cell, LatencyTable
+from elastriton.core.policy import Outlook
+from elastriton.core.queue import Item
+
+GAMMAS = (-8, 0)
+ACCURACY = {"easy": {-8: 0.90, 0: 0.95}, "hard": {-8: 0.50, 0: 0.80}}
+
+
+def table(fast_ms: float = 2.0, slow_ms: float = 4.0, max_batch: int = 4) -> LatencyTable:
+    sizes = (1, 2, 4)[: {1: 1, 2: 2, 4: 3}[max_batch]]
+    each = {-8: fast_ms, 0: slow_ms}
+    return LatencyTable(
+        Cell(gamma, 17, size, 0.0, each[gamma] * (0.5 + 0.5 * size), 50) for gamma in GAMMAS for size in sizes
+    )
+
+
+def outlook(**arguments: float) -> Outlook:
+    return Outlook(table(**arguments), ACCURACY, 4)  # type: ignore[arg-type]
+
+
+def item(deadline_ms: float, task: str = "easy", utility: float = 1.0) -> Item:
+    return Item(task, 0.0, deadline_ms / 1000.0, utility, 17)
+
+
+def best_value(deadlines: list[float], worth: np.ndarray, latency: np.ndarray, sizes: list[int], now: float) -> float:
+    """Exhaustively: pass over items, or run the next `size` at a level, from `now` on."""
+    if not deadlines:
+        return 0.0
+    best = best_value(deadlines[1:], worth[:, 1:], latency, sizes, now)
+    for s, size in enumerate(sizes):
+        for g in range(len(latency)):
+            if size <= len(deadlines):
+                end = now + latency[g, s]
+                gain = sum(worth[g, i] for i in range(size) if deadlines[i] >= end)
+                best = max(best, gain + best_value(deadlines[size:], worth[:, size:], latency, sizes, end))
+    return best
+
+
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=5),
+    st.lists(st.integers(1, 9), min_size=5, max_size=5),
+    st.integers(1, 4),
+    st.integers(1, 6),
+)
+@settings(max_examples=150, deadline=None)
+def test_the_first_move_loses_nothing(deadlines: list[int], utilities: list[int], fast: int, extra: int) -> None:
+    due = sorted(float(d) for d in deadlines)
+    worth = np.outer([0.8, 0.95], utilities[: len(due)]).astype(float)
+    sizes = [size for size in (1, 2, 4) if size <= len(due)]
+    latency = np.array([[fast * size for size in sizes], [(fast + extra) * size for size in sizes]], dtype=float)
+    gains = np.concatenate([np.zeros((2, 1)), worth.cumsum(axis=1)], axis=1)
+    times = 32  # a grid of whole ms: all latencies are, so that nothing is rounded
+    first, size, level = solve(np.array(due), gains, np.array(sizes), latency, 1.0, np.zeros(times), 1.0)
+    optimum = best_value(due, worth, latency, sizes, 0.0)
+    if size == 0:
+        assert optimum == 0.0
+        return
+    end = latency[level, sizes.index(size)]
+    gain = sum(worth[level, i] for i in range(first, first + size) if due[i] >= end)
+    rest = best_value(due[first + size :], worth[:, first + size :], latency, sizes, end)
+    assert gain + rest == pytest.approx(optimum)
+
+
+def test_an_idle_executor_takes_the_accurate_level() -> None:
+    decision = Joint(priced=False).decide([item(100.0)], 0.0, outlook())
+    assert (len(decision.batch), decision.gamma) == (1, 0)
+
+
+def test_a_full_queue_takes_the_fast_level() -> None:
+    waiting = [item(22.0) for _ in range(16)]
+    decision = Joint(priced=False).decide(waiting, 0.0, outlook())
+    assert (len(decision.batch), decision.gamma) == (4, -8)
+
+
+def test_it_gives_up_what_is_worth_less() -> None:
+    cheap, dear = item(2.1, utility=1.0), item(2.2, utility=50.0)
+    decision = Joint(priced=False).decide([cheap, dear], 0.0, outlook())
+    assert decision.batch == (dear,)
+    assert decision.drop == ()
+
+
+def test_hopeless_items_are_handed_back() -> None:
+    late, fine = item(1.0), item(50.0)
+    decision = Joint().decide([late, fine], 0.0, outlook())
+    assert decision.drop == (late,)
+    assert decision.batch == (fine,)
+    assert Joint().decide([late], 0.0, outlook()).batch == ()
+
+
+def test_a_busy_stream_makes_a_short_queue_take_the_fast_level() -> None:
+    def level_after(arrivals: int, priced: bool) -> int:
+        policy = Joint(priced=priced)
+        for i in range(arrivals):
+            policy.arrived(Item("easy", i * 0.002, 1.0, 1.0, 17))
+        now_s = arrivals * 0.002
+        decision = policy.decide([Item("easy", now_s, now_s + 0.1, 1.0, 17)], now_s, outlook())
+        return decision.gamma
+
+    assert level_after(1, priced=True) == 0
+    assert level_after(400, priced=True) == -8
+    assert level_after(400, priced=False) == 0
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.5, 60.0), st.sampled_from(["easy", "hard"]), st.floats(0.1, 5.0)), max_size=20),
+    st.integers(0, 300),
+)
+@settings(max_examples=100, deadline=None)
+def test_decisions_are_sound(rows: list[tuple[float, str, float]], arrivals: int) -> None:
+    waiting = sorted((item(*row) for row in rows), key=lambda other: other.deadline_s)
+    if not waiting:
+        return
+    policy, view = Joint(), outlook()
+    for i in range(arrivals):
+        policy.arrived(Item("easy", -i * 0.001, 1.0, 1.0, 17))
+    decision = policy.decide(waiting, 0.0, view)
+    chosen = [*decision.batch, *decision.drop]
+    assert len({id(other) for other in chosen}) == len(chosen)
+    assert {id(other) for other in chosen} <= {id(other) for other in waiting}
+    assert not any(view.reachable(other, 0.0) for other in decision.drop)
+    if any(view.reachable(other, 0.0) for other in waiting):
+        assert 1 <= len(decision.batch) <= view.max_batch, "work is never put off"
+        assert any(other.deadline_s >= decision.finish_s - 1e-9 for other in decision.batch)
+    positions = [next(i for i, other in enumerate(waiting) if other is chosen) for chosen in decision.batch]
+    assert all(b > a for a, b in itertools.pairwise(positions))

@@ -1,0 +1,55 @@
+"""The arrival rate and the price of time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linprog
+
+from elastriton.core.load import ArrivalRate, price_of_time
+
+
+def test_the_rate_of_a_steady_stream() -> None:
+    rate = ArrivalRate((0.5, 2.0))
+    for i in range(2000):
+        rate.arrived(i * 0.01)
+    assert rate.per_s(19.99) == pytest.approx(100.0, rel=0.03)
+
+
+def test_a_burst_is_seen_at_once_and_remembered_for_a_while() -> None:
+    rate = ArrivalRate((0.1, 2.0))
+    for i in range(100):
+        rate.arrived(i * 0.001)
+    assert rate.per_s(0.1) > 300.0
+    assert 30.0 < rate.per_s(0.7) < 60.0
+    assert rate.per_s(60.0) < 1e-6
+    assert ArrivalRate().per_s(1.0) == 0.0
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.5, 9.0), st.floats(0.1, 1.0)), min_size=1, max_size=6),
+    st.floats(0.05, 3.0),
+)
+@settings(max_examples=200, deadline=None)
+def test_the_price_is_the_dual_of_the_time_share_programme(levels: list[tuple[float, float]], rate: float) -> None:
+    cost, worth = zip(*levels, strict=True)
+    budget = 1.0 / rate
+
+    def value(time: float) -> float:
+        answer = linprog(-np.array(worth), A_ub=[np.ones(len(cost)), cost], b_ub=[rate, time], method="highs")
+        return float(-answer.fun)
+
+    if any(abs(budget - c) < 1e-2 for c in cost):
+        return  # a kink: both slopes are right
+    step = 1e-4
+    slope = (value(1.0 + step) - value(1.0 - step)) / (2 * step)
+    assert price_of_time(rate, cost, worth) == pytest.approx(slope, rel=0.02, abs=1e-4)
+
+
+def test_no_load_has_no_price() -> None:
+    assert price_of_time(0.0, [1.0, 2.0], [0.8, 0.9]) == 0.0
+    assert price_of_time(0.4, [1.0, 2.0], [0.8, 0.9]) == 0.0
+    assert price_of_time(0.8, [1.0, 2.0], [0.8, 0.9]) == pytest.approx(0.1)
+    assert price_of_time(2.0, [1.0, 2.0], [0.8, 0.9]) == pytest.approx(0.8)

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from elastriton.core.confidence import softmax
+from elastriton.core.errors import Internal, InvalidInput, Rejected, RequestError, Unavailable
+from elastriton.core.latency import Cell
+from elastriton.core.plan import LevelAccuracy, SchedulerPlan, TaskPlan
+from elastriton.core.policy import POLICIES, Decision, Outlook
+from elastriton.core.queue import Item
+from elastriton.runtime.executor import Arrays
+from elastriton.runtime.reply import Reply, Request
+from elastriton.runtime.scheduling import Call, Parameters, SchedulingService
+
+Outcome = Arrays | RequestError
+
+
+def task(*labels: str, temperature: float = 1.0) -> TaskPlan:
+    accuracy = (LevelAccuracy(-2, 0.5), LevelAccuracy(0, 0.9))
+    return TaskPlan("classification" if labels else "regression", labels, 60_000.0, 1.0, temperature, accuracy)
+
+
+CELLS = tuple(Cell(gamma, 8, batch, 0.0, 1.0, 1) for gamma in (-2, 0) for batch in (1, 4))
+TASKS = {"two": task("no", "yes"), "three": task("a", "b", "c", temperature=2.0), "score": task()}
+VISION = SchedulerPlan("executor", "vision", "largest-batch", TASKS, CELLS, 4, 16, 0.0)
+TEXT = replace(VISION, kind="text")
+
+
+def echo(model: str, inputs: Arrays, parameters: Parameters, request_id: str) -> Arrays:
+    """Logits are the first pixels (or token ids) of each sample; the executor pads classes with -inf."""
+    rows = inputs["PIXELS"][:, 0, 0] if "PIXELS" in inputs else inputs["INPUT_IDS"][:, :3]
+    logits = np.asarray(rows, np.float32)[:, :3].copy()
+    logits[[name == b"two" for name in inputs["TASK"][:, 0]], 2] = -np.inf
+    return {"LOGITS": logits}
+
+
+@contextmanager
+def serving(call: Call = echo, plan: SchedulerPlan = VISION) -> Iterator[SchedulingService]:
+    service = SchedulingService(plan, call)
+    yield service
+    service.stop()
+
+
+def send(service: SchedulingService, inputs: Arrays, **parameters: Any) -> queue.Queue[Outcome]:
+    outcomes: queue.Queue[Outcome] = queue.Queue()
+    service.handle(Request(inputs, json.dumps(parameters), 0, "id-7", Reply(outcomes.put)))
+    return outcomes
+
+
+def answer(outcomes: queue.Queue[Outcome]) -> Arrays:
+    outcome = outcomes.get(timeout=10)
+    assert isinstance(outcome, dict), outcome
+    return outcome
+
+
+def error(outcomes: queue.Queue[Outcome]) -> RequestError:
+    outcome = outcomes.get(timeout=10)
+    assert isinstance(outcome, RequestError), outcome
+    return outcome
+
+
+def images(name: str, *firsts: Sequence[int]) -> Arrays:
+    pixels = np.zeros((len(firsts), 2, 2, 3), np.uint8)
+    pixels[:, 0, 0] = firsts
+    return {"TASK": np.array([[name.encode()]] * len(firsts), dtype=object), "PIXELS": pixels}
+
+
+def test_a_request_of_several_samples_is_answered_once_with_its_labels_and_calibrated_probabilities() -> None:
+    with serving() as service:
+        outcomes = send(service, images("three", [9, 1, 2], [1, 2, 9], [3, 9, 3], [9, 0, 0], [0, 9, 0]))
+        outputs = answer(outcomes)
+    assert outputs["LABEL"].tolist() == [[b"a"], [b"c"], [b"b"], [b"a"], [b"b"]]
+    expected = softmax(np.array([[9, 1, 2], [1, 2, 9], [3, 9, 3], [9, 0, 0], [0, 9, 0]], np.float32), 2.0)
+    np.testing.assert_allclose(outputs["PROBABILITIES"], expected)
+    assert outputs["GAMMA"].tolist() == [[0]] * 5
+    assert outputs["GAMMA"].dtype == np.int32
+    assert outcomes.empty()
+
+
+def test_classes_of_other_tasks_are_cut_off_and_a_regression_is_a_score() -> None:
+    with serving() as service:
+        assert answer(send(service, images("two", [1, 5, 99])))["PROBABILITIES"].shape == (1, 2)
+        outputs = answer(send(service, images("score", [7, 0, 0], [8, 0, 0])))
+    assert outputs.keys() == {"SCORE", "GAMMA"}
+    assert outputs["SCORE"].tolist() == [[7.0], [8.0]]
+
+
+def test_the_executor_is_called_with_the_batch_its_tasks_the_level_and_the_request_s_id() -> None:
+    calls: list[tuple[str, Arrays, Parameters, str]] = []
+
+    def call(model: str, inputs: Arrays, parameters: Parameters, request_id: str) -> Arrays:
+        calls.append((model, inputs, parameters, request_id))
+        return echo(model, inputs, parameters, request_id)
+
+    with serving(call) as service:
+        answer(send(service, images("two", [1, 2, 3], [4, 5, 6])))
+    ((model, inputs, parameters, request_id),) = calls
+    assert (model, parameters, request_id) == ("executor", {"gamma": 0}, "id-7")
+    assert inputs["TASK"].tolist() == [[b"two"], [b"two"]]
+    assert inputs["PIXELS"][:, 0, 0].tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_the_level_is_told_per_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Alternating:
+        turn = 0
+
+        def decide(self, waiting: Sequence[Item], now_s: float, outlook: Outlook) -> Decision:
+            self.turn += 1
+            return Decision((waiting[0],), gamma=-2 if self.turn % 2 else 0)
+
+    monkeypatch.setitem(POLICIES, "alternating", Alternating)
+    with serving(plan=replace(VISION, policy="alternating")) as service:
+        outputs = answer(send(service, images("two", [1, 2, 0], [3, 1, 0], [1, 2, 0])))
+    assert outputs["GAMMA"].tolist() == [[-2], [0], [-2]]
+    assert outputs["LABEL"].tolist() == [[b"yes"], [b"no"], [b"yes"]]
+
+
+@pytest.mark.parametrize("names", [[b"two", b"three"], [b"four", b"four"], [b"", b""], [b"\xff", b"\xff"]])
+def test_mixed_or_unknown_tasks_are_refused(names: list[bytes]) -> None:
+    inputs = images("two", [1, 2, 3], [1, 2, 3])
+    inputs["TASK"] = np.array([[name] for name in names], dtype=object)
+    with serving() as service:
+        refusal = error(send(service, inputs))
+    assert type(refusal) is InvalidInput
+    assert "name one task per request, of score, three, two" in str(refusal)
+
+
+def test_parameters_are_read_per_request() -> None:
+    with serving() as service:
+        refusal = error(send(service, images("two", [1, 2, 3]), slo_ms="soon"))
+        assert type(refusal) is InvalidInput
+        late = error(send(service, images("two", [1, 2, 3]), slo_ms=0.5))
+        assert type(late) is Rejected
+        assert "the fastest level needs 1.0 ms" in str(late)
+        answer(send(service, images("two", [1, 2, 3]), slo_ms=30_000, utility="2"))
+
+
+def test_too_many_samples_for_the_queue_are_rejected_together() -> None:
+    with serving() as service:
+        assert type(error(send(service, images("two", *[[1, 2, 3]] * 17)))) is Rejected
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        {},
+        {"OTHER": np.zeros((2, 3), np.float32)},
+        {"LOGITS": np.zeros((1, 3), np.float32)},
+        {"LOGITS": np.zeros((3, 3), np.float32)},
+        {"LOGITS": np.zeros(2, np.float32)},
+        {"LOGITS": np.full((2, 3), np.nan, np.float32)},
+        {"LOGITS": np.full((2, 3), -np.inf, np.float32)},
+    ],
+)
+def test_missing_or_garbled_outputs_of_the_executor_are_an_internal_error(outputs: Arrays) -> None:
+    with serving(lambda *_: outputs) as service:
+        assert type(error(send(service, images("three", [1, 2, 3], [1, 2, 3])))) is Internal
+
+
+def test_an_error_of_the_executor_is_the_answer() -> None:
+    def call(model: str, inputs: Arrays, parameters: Parameters, request_id: str) -> Arrays:
+        raise Unavailable("executor is gone")
+
+    with serving(call) as service:
+        assert str(error(send(service, images("two", [1, 2, 3])))) == "executor is gone"
+
+
+def test_missing_inputs_are_answered_too() -> None:
+    with serving() as service:
+        assert type(error(send(service, {}))) is Internal
+
+
+def test_stop_answers_what_waits_and_later_requests() -> None:
+    running, go = threading.Event(), threading.Event()
+
+    def call(model: str, inputs: Arrays, parameters: Parameters, request_id: str) -> Arrays:
+        running.set()
+        assert go.wait(timeout=20)
+        return echo(model, inputs, parameters, request_id)
+
+    with serving(call) as service:
+        first = send(service, images("two", [1, 2, 3]))
+        assert running.wait(timeout=10)
+        waiting = send(service, images("two", [1, 2, 3]))
+        stopping = threading.Thread(target=service.stop)
+        stopping.start()
+        assert type(error(waiting)) is Unavailable
+        go.set()
+        answer(first)
+        stopping.join(timeout=10)
+        assert type(error(send(service, images("two", [1, 2, 3])))) is Unavailable
+
+
+def texts(name: str, *rows: Sequence[int], longest: int = 8) -> Arrays:
+    ids = np.array([[*row, *[0] * (longest - len(row))] for row in rows], np.int64)
+    mask = np.array([[1] * len(row) + [0] * (longest - len(row)) for row in rows], np.int64)
+    task_names = np.array([[name.encode()]] * len(rows), dtype=object)
+    return {"TASK": task_names, "INPUT_IDS": ids, "ATTENTION_MASK": mask, "TOKEN_TYPE_IDS": np.zeros_like(ids)}
+
+
+def test_the_padding_of_a_text_is_stripped_and_each_batch_padded_anew() -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def call(model: str, inputs: Arrays, parameters: Parameters, request_id: str) -> Arrays:
+        shapes.append(inputs["INPUT_IDS"].shape)
+        assert inputs["ATTENTION_MASK"].sum() == (inputs["INPUT_IDS"] > 0).sum()
+        return echo(model, inputs, parameters, request_id)
+
+    with serving(call, TEXT) as service:
+        outputs = answer(send(service, texts("three", [1, 2, 9, 4], [9, 1, 1])))
+    assert shapes == [(2, 4)]
+    assert outputs["LABEL"].tolist() == [[b"c"], [b"a"]]
+
+
+@pytest.mark.parametrize("row", [[], [1] * 9])
+def test_texts_without_tokens_or_with_too_many_are_refused(row: list[int]) -> None:
+    with serving(plan=TEXT) as service:
+        refusal = error(send(service, texts("three", row, longest=9)))
+    assert type(refusal) is InvalidInput
+    assert f"INPUT_IDS has {len(row)} tokens; between 1 and 8" in str(refusal)

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from elastriton.core.errors import Internal, InvalidInput, Rejected, Unavailable
+from elastriton.core.latency import Cell, LatencyTable
+from elastriton.core.policy import Decision, LargestBatch, Outlook
+from elastriton.core.queue import Item
+from elastriton.core.scheduler import Scheduler
+from elastriton.runtime.worker import Run, Worker
+
+Answers = queue.Queue[tuple[Any, Any]]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def item(name: Any, left_s: float = 1000.0) -> Item:
+    return Item("t", 0.0, left_s, 1.0, 1, name)
+
+
+def echo(decision: Decision) -> Sequence[Any]:
+    return [f"answer to {item.payload}" for item in decision.batch]
+
+
+@contextmanager
+def working(run: Run = echo, **options: Any) -> Iterator[tuple[Worker, Answers]]:
+    answers: Answers = queue.Queue()
+    table = LatencyTable([Cell(0, 1, batch, 0.0, 1.0, 1) for batch in (1, 4)])
+    scheduler = Scheduler(Outlook(table, {"t": {0: 1.0}}, 4), LargestBatch(), max_queue=20)
+    options = {"clock": Clock(), **options}
+    worker = Worker(scheduler, run, lambda one, result: answers.put((one.payload, result)), **options)
+    yield worker, answers
+    worker.stop()
+
+
+def take(answers: Answers, count: int) -> dict[Any, Any]:
+    return dict(answers.get(timeout=10) for _ in range(count))
+
+
+class Blocked:
+    """A run that waits for `go`; `running` is set once it has been entered."""
+
+    def __init__(self) -> None:
+        self.go, self.running = threading.Event(), threading.Event()
+
+    def __call__(self, decision: Decision) -> Sequence[Any]:
+        self.running.set()
+        assert self.go.wait(timeout=20)
+        return echo(decision)
+
+
+def test_every_item_gets_its_own_result() -> None:
+    with working() as (worker, answers):
+        worker.submit([item(i) for i in range(10)])
+        worker.submit([item(i) for i in range(10, 20)])
+        assert take(answers, 20) == {i: f"answer to {i}" for i in range(20)}
+
+
+def test_what_waits_is_run_in_batches() -> None:
+    sizes: list[int] = []
+    blocked = Blocked()
+
+    def run(decision: Decision) -> Sequence[Any]:
+        sizes.append(len(decision.batch))
+        return blocked(decision)
+
+    with working(run) as (worker, answers):
+        worker.submit([item("first")])
+        assert blocked.running.wait(timeout=10)
+        worker.submit([item(i) for i in range(6)])
+        blocked.go.set()
+        take(answers, 7)
+    assert sizes == [1, 4, 2]
+
+
+def test_no_thread_runs_before_the_first_admitted_item() -> None:
+    before = threading.active_count()
+    with working() as (worker, answers):
+        assert threading.active_count() == before
+        with pytest.raises(Rejected):
+            worker.submit([item("hopeless", left_s=0.0)])
+        assert threading.active_count() == before
+        worker.submit([item("a")])
+        take(answers, 1)
+        assert threading.active_count() == before + 2
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "text"),
+    [(ValueError("broken"), Internal, "ValueError: broken"), (InvalidInput("bad"), InvalidInput, "bad")],
+)
+def test_an_error_in_run_answers_the_whole_batch_and_the_worker_goes_on(
+    error: Exception, kind: type, text: str
+) -> None:
+    failing = [True]
+
+    def run(decision: Decision) -> Sequence[Any]:
+        if failing[0]:
+            raise error
+        return echo(decision)
+
+    with working(run) as (worker, answers):
+        worker.submit([item(i) for i in range(3)])
+        results = take(answers, 3)
+        assert [(type(result), str(result)) for result in results.values()] == [(kind, text)] * 3
+        failing[0] = False
+        worker.submit([item("next")])
+        assert take(answers, 1) == {"next": "answer to next"}
+
+
+def test_an_error_in_the_observer_does_not_end_the_worker() -> None:
+    class Observer:
+        calls = 0
+
+        def batch(self, decision: Decision, took_s: float, waiting: int) -> None:
+            self.calls += 1
+            raise RuntimeError("metrics are down")
+
+    observer = Observer()
+    with working(observer=observer) as (worker, answers):
+        for name in ("a", "b", "c"):
+            worker.submit([item(name)])
+            assert take(answers, 1) == {name: f"answer to {name}"}
+    assert observer.calls == 3
+
+
+def test_items_whose_deadline_passes_are_rejected_while_the_executor_is_busy() -> None:
+    clock, blocked = Clock(), Blocked()
+    with working(blocked, clock=clock) as (worker, answers):
+        worker.submit([item("running")])
+        assert blocked.running.wait(timeout=10)
+        worker.submit([item("late", left_s=5.0), item("patient", left_s=500.0)])
+        clock.now_s = 6.0
+        name, result = answers.get(timeout=10)
+        assert (name, type(result)) == ("late", Rejected)
+        assert "every executor was busy" in str(result)
+        blocked.go.set()
+        assert take(answers, 2).keys() == {"running", "patient"}
+
+
+def test_an_item_that_became_hopeless_is_dropped_and_the_others_are_run() -> None:
+    clock, blocked = Clock(), Blocked()
+    with working(blocked, clock=clock) as (worker, answers):
+        worker.submit([item("running")])
+        assert blocked.running.wait(timeout=10)
+        worker.submit([item("hopeless", left_s=5.0), item("patient", left_s=500.0)])
+        clock.now_s = 4.9995
+        blocked.go.set()
+        results = take(answers, 3)
+        assert type(results["hopeless"]) is Rejected
+        assert results["patient"] == "answer to patient"
+
+
+def test_stop_answers_what_waits_and_lets_the_running_batch_end() -> None:
+    blocked = Blocked()
+    with working(blocked) as (worker, answers):
+        worker.submit([item("running")])
+        assert blocked.running.wait(timeout=10)
+        worker.submit([item("waiting", left_s=500.0)])
+        stopping = threading.Thread(target=worker.stop)
+        stopping.start()
+        name, result = answers.get(timeout=10)
+        assert (name, type(result)) == ("waiting", Unavailable)
+        with pytest.raises(Unavailable, match="unloaded"):
+            worker.submit([item("too late")])
+        blocked.go.set()
+        assert take(answers, 1) == {"running": "answer to running"}
+        stopping.join(timeout=10)
+        assert not stopping.is_alive()
+
+
+def test_as_many_batches_run_at_once_as_there_are_executors() -> None:
+    together = threading.Barrier(2)
+
+    def run(decision: Decision) -> Sequence[Any]:
+        together.wait(timeout=10)
+        return echo(decision)
+
+    with working(run, executors=2) as (worker, answers):
+        worker.submit([item(i) for i in range(5)])
+        assert take(answers, 5) == {i: f"answer to {i}" for i in range(5)}
+
+
+def test_requests_are_admitted_whole_or_not_at_all_and_the_rejected_are_never_run() -> None:
+    seen: list[Any] = []
+    record: Callable[[Decision], Sequence[Any]] = lambda d: (seen.extend(i.payload for i in d.batch), echo(d))[1]  # noqa: E731
+    with working(record) as (worker, answers):
+        with pytest.raises(Rejected, match="queue is full"):
+            worker.submit([item(i) for i in range(21)])
+        worker.submit([item("a")])
+        take(answers, 1)
+    assert seen == ["a"]
