@@ -106,8 +106,11 @@ class Joint:
 
     def decide(self, waiting: Sequence[Item], now_s: float, outlook: Outlook) -> Decision:
         """The first batch of the best plan."""
-        alive = [item for item in waiting if outlook.reachable(item, now_s)]
-        drop = tuple(item for item in waiting if not outlook.reachable(item, now_s))
+        alive: list[Item] = []
+        lost: list[Item] = []
+        for item in waiting:
+            (alive if outlook.reachable(item, now_s) else lost).append(item)
+        drop = tuple(lost)
         if not alive:
             return Decision(drop=drop)
         ahead = alive[: self.LOOK_AHEAD]

@@ -41,6 +41,7 @@ class LatencyTable:
         self.gammas: tuple[int, ...] = tuple(gammas)
         self.lengths: tuple[int, ...] = tuple(lengths)
         self.max_batch: int = batches[-1]
+        self._cost_ms: dict[tuple[int, int], float] = {}
         every = np.arange(self.max_batch + 1)
         self._ms: dict[int, list[list[float]]] = {
             gamma: [np.interp(every, batches, row).tolist() for row in plane]
@@ -56,7 +57,11 @@ class LatencyTable:
 
     def cost_ms(self, gamma: int, length: int) -> float:
         """The executor's time per sample in ms, in batches of the best size."""
-        return min(self.predict_ms(gamma, batch, length) / batch for batch in range(1, self.max_batch + 1))
+        key = (gamma, length)
+        if key not in self._cost_ms:
+            each = (self.predict_ms(gamma, batch, length) / batch for batch in range(1, self.max_batch + 1))
+            self._cost_ms[key] = min(each)
+        return self._cost_ms[key]
 
     def fastest_ms(self, length: int, gammas: Sequence[int]) -> float:
         """The p99 in ms of one sample alone at the fastest of `gammas`."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from elastriton.core.latency import LatencyTable
 from elastriton.core.queue import Item
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Outlook:
     """What a policy may know: the latency table, accuracy[task][gamma], the batch limit and the fixed overhead.
 
@@ -21,16 +21,27 @@ class Outlook:
     accuracy: dict[str, dict[int, float]]
     max_batch: int
     overhead_ms: float = 0.0
+    _common: dict[frozenset[str], tuple[int, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _fastest: dict[tuple[str, int], float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def gammas(self, items: Sequence[Item]) -> list[int]:
+    def gammas(self, items: Sequence[Item]) -> tuple[int, ...]:
         """The levels that every one of `items` has: a batch runs at one level."""
-        tasks = {item.task for item in items}
-        return [gamma for gamma in self.latency.gammas if all(gamma in self.accuracy[task] for task in tasks)]
+        tasks = frozenset([item.task for item in items])
+        if tasks not in self._common:
+            levels = self.latency.gammas
+            self._common[tasks] = tuple(g for g in levels if all(g in self.accuracy[task] for task in tasks))
+        return self._common[tasks]
+
+    def needed_ms(self, item: Item) -> float:
+        """The least time from now to the answer of `item`: alone, at once, at its fastest level."""
+        key = (item.task, item.length)
+        if key not in self._fastest:
+            self._fastest[key] = self.latency.fastest_ms(item.length, self.gammas([item])) + self.overhead_ms
+        return self._fastest[key]
 
     def reachable(self, item: Item, now_s: float) -> bool:
         """Whether some level would answer `item` in time if it ran alone and now."""
-        fastest_ms = self.latency.fastest_ms(item.length, self.gammas([item]))
-        return now_s + (fastest_ms + self.overhead_ms) / 1000.0 <= item.deadline_s
+        return now_s + self.needed_ms(item) / 1000.0 <= item.deadline_s
 
     def value(self, items: Sequence[Item], gamma: int) -> float:
         """The utility to expect of answering `items` in time at level `gamma`."""

@@ -33,8 +33,7 @@ class Scheduler:
                 f"{len(items)} more do not fit; retry later or on another replica"
             )
         for item in items:
-            fastest_ms = self.outlook.latency.fastest_ms(item.length, self.outlook.gammas([item]))
-            needed_ms = fastest_ms + self.outlook.overhead_ms
+            needed_ms = self.outlook.needed_ms(item)
             left_ms = (item.deadline_s - now_s) * 1000.0
             if needed_ms > left_ms:
                 raise hopeless(left_ms, f"the fastest level needs {needed_ms:.1f} ms")

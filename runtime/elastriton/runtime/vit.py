@@ -23,7 +23,8 @@ class ElasticViT(nn.Module):
       and attention is proportional to token size (ToMe, arXiv 2210.09461);
     - prompted levels: prompts stand behind the prefix tokens and are replaced before each block that has its own
       (VPT, arXiv 2203.12119);
-    - the plain level runs timm's own blocks, untouched.
+    - the plain and prompted levels run timm's own blocks, untouched;
+    - the last block computes only the CLS token, which is all that the head reads: same features, less work.
     """
 
     scale: Tensor
@@ -44,6 +45,9 @@ class ElasticViT(nn.Module):
             raise ConfigError(
                 f"the model pools by {vit.global_pool!r}; elastriton needs a CLS token and pooling 'token'"
             )
+        for block in vit.blocks:
+            if getattr(block.attn, "qkv", None) is None or getattr(block.attn, "gate", None) is not None:
+                raise ConfigError(f"{type(block.attn).__name__} is not timm's plain Attention, which elastriton runs")
         self.vit = vit.eval()
         self.prefix: int = vit.num_prefix_tokens
         self.register_buffer("scale", 1.0 / (255.0 * torch.tensor(std)), persistent=False)
@@ -56,14 +60,13 @@ class ElasticViT(nn.Module):
         """
         x = self.embed(pixels)
         if level.gamma < 0:
-            x = self._merging(x, level.merge)
-        elif level.gamma > 0:
+            return self.pool(*self._merging(x, level.merge))
+        if level.gamma > 0:
             if prompts is None:
                 raise ConfigError(f"level {level.gamma} needs prompts")
-            x = self._prompted(x, prompts)
-        else:
-            for block in self.vit.blocks:
-                x = block(x)
+            return self.pool(self._prompted(x, prompts))
+        for block in self.vit.blocks[:-1]:
+            x = block(x)
         return self.pool(x)
 
     def embed(self, pixels: Tensor) -> Tensor:
@@ -74,8 +77,12 @@ class ElasticViT(nn.Module):
         tokens: Tensor = self.vit.norm_pre(x)
         return tokens
 
-    def pool(self, x: Tensor) -> Tensor:
-        """The CLS token behind the final norms: what timm's head reads."""
+    def pool(self, x: Tensor, log_size: Tensor | None = None) -> Tensor:
+        """The last block for the CLS token alone, then the final norms: what timm's head reads."""
+        block = self.vit.blocks[-1]
+        attended, _ = attend(block.attn, block.norm1(x), log_size, queries=1)
+        x = x[:, :1] + block.drop_path1(block.ls1(attended))
+        x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
         features: Tensor = self.vit.forward_head(self.vit.norm(x), pre_logits=True)
         return features
 
@@ -84,33 +91,34 @@ class ElasticViT(nn.Module):
         for layer, block in enumerate(self.vit.blocks):
             if 0 < layer < prompts.shape[1]:
                 x = replace_prompts(x, prompts[:, layer], self.prefix)
-            x = block(x)
+            if layer < len(self.vit.blocks) - 1:
+                x = block(x)
         return x
 
-    def _merging(self, x: Tensor, schedule: tuple[int, ...]) -> Tensor:
+    def _merging(self, x: Tensor, schedule: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
+        """The tokens that enter the last block and the logarithm of their sizes; what it would merge, nobody reads."""
         size = x.new_ones(x.shape[0], x.shape[1], 1)
-        grown = False
-        for block, r in zip(self.vit.blocks, schedule, strict=True):
-            attended, keys = attend(block.attn, block.norm1(x), size.log() if grown else None)
+        log_size: Tensor | None = None
+        for block, r in zip(self.vit.blocks[:-1], schedule[:-1], strict=True):
+            attended, keys = attend(block.attn, block.norm1(x), log_size)
             x = x + block.drop_path1(block.ls1(attended))
             if r > 0:
                 x, size = merge_weighted(bipartite_soft_matching(keys, r, self.prefix), x, size)
-                grown = True
+                log_size = size.log()
             x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
-        return x
+        return x, log_size
 
 
-def attend(attention: Any, x: Tensor, log_size: Tensor | None) -> tuple[Tensor, Tensor]:
+def attend(attention: Any, x: Tensor, log_size: Tensor | None, queries: int | None = None) -> tuple[Tensor, Tensor]:
     """timm's Attention, proportional to token size: `x` [b, n, c] -> ([b, n, c], keys averaged over heads [b, n, d]).
 
-    Modifications: `log_size` [b, n, 1] is added to the logits of each key; the mean of the keys is returned as well.
+    Modifications: `log_size` [b, n, 1] is added to the logits of each key; only the first `queries` tokens ask, if
+    given; the mean of the keys is returned as well.
     """
-    if getattr(attention, "gate", None) is not None:
-        raise ConfigError("gated attention cannot merge tokens; use levels of at least 0")
     b, n, _ = x.shape
     q, k, v = attention.qkv(x).reshape(b, n, 3, attention.num_heads, attention.head_dim).permute(2, 0, 3, 1, 4)
-    q, k = attention.q_norm(q), attention.k_norm(k)
+    q, k = attention.q_norm(q[:, :, :queries]), attention.k_norm(k)
     bias = None if log_size is None else log_size[:, None, None, :, 0]
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-    out = attention.norm(out.transpose(1, 2).reshape(b, n, -1))
+    out = attention.norm(out.transpose(1, 2).reshape(b, q.shape[2], -1))
     return attention.proj(out), k.mean(dim=1)

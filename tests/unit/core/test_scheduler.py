@@ -93,6 +93,9 @@ def test_the_policy_sees_the_most_urgent_four_batches() -> None:
     seen: list[Item] = []
 
     class Spy:
+        def arrived(self, item: Item) -> None:
+            pass
+
         def decide(self, waiting: Sequence[Item], now_s: float, outlook: Outlook) -> Decision:
             seen.extend(waiting)
             return Decision(batch=(waiting[0],))

@@ -21,7 +21,7 @@ from elastriton.runtime.reply import Reply, Request
 from elastriton.runtime.scheduling import Call, Parameters
 from elastriton.runtime.texts import TextTokenizer
 
-Outcome = Arrays | RequestError
+Outcome = dict[str, Any] | RequestError
 EASY, HARD, OTHER = "hello there good morning", "buy tea", "two please bye you see hi"
 
 
@@ -72,7 +72,7 @@ def answers(service: CascadeService, *pairs: tuple[queue.Queue[Outcome], Request
     return [outcomes.get(timeout=10) for outcomes, _ in pairs]
 
 
-def arrays(outcome: Outcome) -> Arrays:
+def arrays(outcome: Outcome) -> dict[str, Any]:
     assert isinstance(outcome, dict), outcome
     return outcome
 
@@ -128,10 +128,11 @@ def test_the_large_model_is_asked_for_one_sample_with_the_time_that_is_left(
 
 def easy_and_hard(plan: CascadePlan, folder: Path) -> tuple[CascadePlan, str, str]:
     """The plan with a threshold between the small model's confidences of two texts."""
-    sure = small_probabilities(plan, folder, EASY, HARD).max(-1)
-    easy, hard = (EASY, HARD) if sure[0] > sure[1] else (HARD, EASY)
-    assert abs(sure[0] - sure[1]) > 1e-4
-    return at(plan, float(sure.mean())), easy, hard
+    texts = (EASY, HARD, OTHER, "hi", "goodbye", "tea tea tea tea", "see you", "two please")
+    sure = small_probabilities(plan, folder, *texts).max(-1)
+    easy, hard = int(sure.argmax()), int(sure.argmin())
+    assert sure[easy] - sure[hard] > 1e-5
+    return at(plan, float(sure[easy] + sure[hard]) / 2), texts[easy], texts[hard]
 
 
 def test_an_easy_request_is_answered_while_the_hard_one_is_still_asked(plan: CascadePlan, tiny_build: Path) -> None:

@@ -126,13 +126,13 @@ def test_the_small_model_loads_from_one_folder(tiny_build: Path) -> None:
 
 def clipped(inputs: Arrays) -> Arrays:
     """Token ids within the tiny vocabulary."""
-    return {name: array % 17 if name == "input_ids" else array for name, array in inputs.items()}
+    return {name: np.minimum(array, 16) if name == "input_ids" else array for name, array in inputs.items()}
 
 
 def test_example_inputs_have_the_shapes_and_types_of_real_ones(tiny_build: Path) -> None:
     image = load_profile(tiny_build / "profile.json").encoders["vit"].image
     pixels = example_inputs(image, 2, 99)["pixels"]
-    assert (pixels.shape, pixels.dtype) == ((2, 32, 32, 3), np.uint8)
+    assert (pixels.shape, str(pixels.dtype)) == ((2, 32, 32, 3), "uint8")
     texts = example_inputs(None, 3, 7)
     assert texts.keys() == {"input_ids", "attention_mask", "token_type_ids"}
-    assert all((array.shape, array.dtype) == ((3, 7), np.int64) for array in texts.values())
+    assert all((array.shape, str(array.dtype)) == ((3, 7), "int64") for array in texts.values())

@@ -126,7 +126,9 @@ def slow_prompted(ours: ElasticViT, pixels: Tensor, prompts: Tensor) -> Tensor:
             carried = prompts[:, layer]
         out = block(torch.cat([prefix, carried, patches], dim=1))
         prefix, carried, patches = out[:, : ours.prefix], out[:, ours.prefix :][:, :n], out[:, ours.prefix + n :]
-    return ours.pool(torch.cat([prefix, carried, patches], dim=1))
+    tokens = ours.vit.norm(torch.cat([prefix, carried, patches], dim=1))
+    features: Tensor = ours.vit.forward_head(tokens, pre_logits=True)
+    return features
 
 
 @pytest.mark.parametrize("layers", [1, 3])

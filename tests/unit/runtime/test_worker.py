@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -192,14 +192,3 @@ def test_as_many_batches_run_at_once_as_there_are_executors() -> None:
     with working(run, executors=2) as (worker, answers):
         worker.submit([item(i) for i in range(5)])
         assert take(answers, 5) == {i: f"answer to {i}" for i in range(5)}
-
-
-def test_requests_are_admitted_whole_or_not_at_all_and_the_rejected_are_never_run() -> None:
-    seen: list[Any] = []
-    record: Callable[[Decision], Sequence[Any]] = lambda d: (seen.extend(i.payload for i in d.batch), echo(d))[1]  # noqa: E731
-    with working(record) as (worker, answers):
-        with pytest.raises(Rejected, match="queue is full"):
-            worker.submit([item(i) for i in range(21)])
-        worker.submit([item("a")])
-        take(answers, 1)
-    assert seen == ["a"]

@@ -1,0 +1,113 @@
+"""Arrivals: seeded synthetic processes and recorded traces, all with exactly the mean rate that is asked for.
+
+Shapes are drawn first and then stretched in time, so that `n` requests take n ÷ rate seconds: a cell's load is what its
+name says, and a shape's bursts keep their form. Recorded traces: the Azure LLM inference traces of 2023 (CC BY 4.0),
+from which each seed takes another contiguous window.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+TRACES = Path(__file__).parents[2] / "shared/data/traces"
+BURST, BURST_SHARE, BURST_REQUESTS = 2.5, 0.25, 250.0
+STEP = (0.5, 2.0, 0.5)
+SWING, PERIODS = 0.8, 3.0
+
+
+@dataclass(frozen=True)
+class Load:
+    """Arrival times in seconds from 0, and by how much a recorded trace was stretched (below 1: compressed)."""
+
+    arrivals_s: Floats
+    stretch: float | None = None
+
+
+def poisson(n: int, rng: np.random.Generator) -> Floats:
+    """Independent arrivals."""
+    return rng.exponential(size=n).cumsum()
+
+
+def mmpp(n: int, rng: np.random.Generator) -> Floats:
+    """Two-state Markov-modulated Poisson: bursts of 2.5 x the mean for a quarter of the time, 0.5 x otherwise."""
+    calm = (1.0 - BURST * BURST_SHARE) / (1.0 - BURST_SHARE)
+    burst_time = BURST_REQUESTS / BURST  # in mean gaps between requests
+    rates, times = (calm, BURST), (burst_time * (1.0 / BURST_SHARE - 1.0), burst_time)
+    state, now, ends = 0, 0.0, rng.exponential(times[0])
+    arrivals = np.empty(n)
+    for index in range(n):
+        gap = rng.exponential()
+        while now + gap / rates[state] > ends:
+            gap -= (ends - now) * rates[state]
+            now, state = ends, 1 - state
+            ends = now + rng.exponential(times[state])
+        now += gap / rates[state]
+        arrivals[index] = now
+    return arrivals
+
+
+def step(n: int, rng: np.random.Generator) -> Floats:
+    """Poisson at 0.5 x, then 2 x, then 0.5 x the mean, a third of the time each."""
+    times = np.arange(len(STEP) + 1) / len(STEP)
+    return _modulated(n, rng, times, np.concatenate([[0.0], np.cumsum(STEP)]))
+
+
+def sinusoid(n: int, rng: np.random.Generator) -> Floats:
+    """Poisson whose rate swings by 80 % around the mean, three times."""
+    times = np.linspace(0.0, 1.0, 3001)
+    angle = 2.0 * np.pi * PERIODS
+    return _modulated(n, rng, times, times + SWING * (1.0 - np.cos(angle * times)) / angle)
+
+
+def _modulated(n: int, rng: np.random.Generator, times: Floats, expected: Floats) -> Floats:
+    """Arrivals on [0, 1] whose expected count up to `times` is proportional to `expected`: a Poisson process of n."""
+    return np.interp(np.sort(rng.random(n)), expected / expected[-1], times)
+
+
+SYNTHETIC: dict[str, Callable[[int, np.random.Generator], Floats]] = {
+    "poisson": poisson,
+    "mmpp": mmpp,
+    "step": step,
+    "sinusoid": sinusoid,
+}
+RECORDED = {"azure-code": "azure_llm_2023_code.csv", "azure-conv": "azure_llm_2023_conv.csv"}
+
+
+def available() -> tuple[list[str], list[str]]:
+    """The traces that can be had here, and notes on those that cannot."""
+    missing = {name for name, file in RECORDED.items() if not (TRACES / file).is_file()}
+    notes = [f"trace {name} is skipped: {TRACES / RECORDED[name]} is missing" for name in sorted(missing)]
+    return [*SYNTHETIC, *(name for name in RECORDED if name not in missing)], notes
+
+
+def make_load(trace: str, n: int, rate_per_s: float, seed: int) -> Load:
+    """About `n` requests (fewer where a recording is shorter) at a mean of `rate_per_s`."""
+    rng = np.random.default_rng([seed, 0])
+    if trace in SYNTHETIC:
+        return Load(_stretched(SYNTHETIC[trace](n, rng), rate_per_s)[0])
+    recorded = _recorded(RECORDED[trace])
+    n = min(n, len(recorded))
+    start = int(rng.integers(len(recorded) - n + 1))
+    before = recorded[start - 1] if start else recorded[0]
+    return Load(*_stretched(recorded[start : start + n] - before, rate_per_s))
+
+
+def _stretched(arrivals: Floats, rate_per_s: float) -> tuple[Floats, float]:
+    factor = len(arrivals) / rate_per_s / float(arrivals[-1])
+    return arrivals * factor, factor
+
+
+@cache
+def _recorded(file: str) -> Floats:
+    with (TRACES / file).open(newline="") as lines:
+        stamps = [datetime.fromisoformat(row["TIMESTAMP"][:26]) for row in csv.DictReader(lines)]
+    return np.sort(np.array([(stamp - stamps[0]).total_seconds() for stamp in stamps]))

@@ -1,0 +1,346 @@
+"""The peers that our policy is compared with, each written from its paper's algorithm over the same latency table.
+
+All of them see what ours sees. Unless a docstring says otherwise they share Clockwork's dispatcher: earliest deadline
+first, the largest batch of the most urgent items that the chosen level answers before the first of their deadlines, and
+early drops. A peer thus differs in how it chooses levels, not in how carefully it was written. Rates are estimated by
+core's ArrivalRate (two time constants; the larger counts). Peers that work in intervals do so every INTERVAL_S: their
+papers' seconds to tens of seconds would outlast every burst of these loads and make them look bad.
+
+Not here: INFaaS over three resident model sizes, which needs a profile of three sizes.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from statistics import fmean
+
+import numpy as np
+from setting import Setting
+
+from elastriton.core.joint import Joint
+from elastriton.core.load import ArrivalRate
+from elastriton.core.policy import Decision, LargestBatch, Outlook, Policy
+from elastriton.core.queue import Item
+
+INTERVAL_S = 0.5
+
+
+class Table:
+    """What peers compute with: p99 by level and size, mean accuracy, and the throughput that deadlines leave."""
+
+    def __init__(self, setting: Setting) -> None:
+        latency, sizes = setting.outlook.latency, range(1, setting.outlook.max_batch + 1)
+        self.rows_ms = {g: [0.0, *(latency.predict_ms(g, s, setting.length) for s in sizes)] for g in latency.gammas}
+        self.max_batch = setting.outlook.max_batch
+        self.fast_to_slow = sorted(self.rows_ms, key=lambda gamma: self.rows_ms[gamma][-1])
+        self.accuracy = {
+            gamma: fmean(setting.accuracy[task.name][gamma] for task in setting.tasks) for gamma in self.rows_ms
+        }
+        shortest_ms = min(task.slo_ms for task in setting.tasks)
+        self.per_s = {
+            gamma: max(1000.0 * size / row[size] for size in sizes if size == 1 or row[size] <= shortest_ms)
+            for gamma, row in self.rows_ms.items()
+        }
+
+    def most_accurate(self, per_s: float) -> int:
+        """The most accurate level that sustains a rate; the fastest where none does."""
+        able = [gamma for gamma in self.fast_to_slow if self.per_s[gamma] >= per_s]
+        return max(able, key=self.accuracy.__getitem__, default=self.fast_to_slow[0])
+
+    def dispatch(self, waiting: Sequence[Item], now_s: float, overhead_ms: float, gamma: int) -> Decision:
+        """Clockwork's step at one level, see the module's docstring."""
+        row = self.rows_ms[gamma]
+        for start, head in enumerate(waiting):
+            slack_ms = 1000.0 * (head.deadline_s - now_s) - overhead_ms
+            size = min(bisect_right(row, slack_ms) - 1, len(waiting) - start)
+            if size > 0:
+                finish_s = now_s + (row[size] + overhead_ms) / 1000.0
+                return Decision(tuple(waiting[start : start + size]), gamma, finish_s, tuple(waiting[:start]))
+        return Decision(drop=tuple(waiting))
+
+
+class Fixed:
+    """One level for everything, with Clockwork's dispatcher: ToMe-fixed below 0, VPT-fixed above.
+
+    At level 0 this is Clockwork (Gujarati et al., OSDI 2020) itself: predictable latencies, earliest deadline first, the
+    largest batch whose latest start has not passed, and early drops of what cannot make it.
+    """
+
+    def __init__(self, setting: Setting, gamma: int) -> None:
+        self._table = Table(setting)
+        self._gamma = gamma
+
+    def arrived(self, item: Item) -> None:
+        """The load does not matter."""
+
+    def decide(self, waiting: Sequence[Item], now_s: float, outlook: Outlook) -> Decision:
+        return self._table.dispatch(waiting, now_s, outlook.overhead_ms, self._gamma)
+
+
+class PetS:
+    """PetS (Zhou et al., ATC 2022) as a baseline of OTAS: level 0, tasks mixed, first come first served, full batches.
+
+    It knows no deadlines: only what has expired already is dropped (by the scheduler). Of what waits it sees, as all
+    policies do, the 4 x max_batch most urgent items.
+    """
+
+    def __init__(self, setting: Setting) -> None:
+        self._table = Table(setting)
+
+    def arrived(self, item: Item) -> None:
+        """The load does not matter."""
+
+    def decide(self, waiting: Sequence[Item], now_s: float, outlook: Outlook) -> Decision:
+        batch = tuple(sorted(waiting, key=lambda item: item.arrival_s)[: outlook.max_batch])
+        return Decision(batch, 0, now_s + (self._table.rows_ms[0][len(batch)] + outlook.overhead_ms) / 1000.0)
+
+
+class ModelSwitching:
+    """Model-Switching (Zhang et al., HotCloud 2020): the level by load thresholds, found offline.
+
+    A level's threshold is the rate that it sustains; the most accurate level whose threshold is above the estimated
+    rate runs the next batch.
+    """
+
+    def __init__(self, setting: Setting) -> None:
+        self._table = Table(setting)
+        self._rate = ArrivalRate()
+
+    def arrived(self, item: Item) -> None:
+        self._rate.arrived(item.arrival_s)
+
+    def decide(self, waiting: Sequence[Item], now_s: float, outlook: Outlook) -> Decision:
+        gamma = self._table.most_accurate(self._rate.per_s(now_s))
+        return self._table.dispatch(waiting, now_s, outlook.overhead_ms, gamma)
+
+
+class INFaaS:
+    """INFaaS (Romero et al., ATC 2021) with levels as model variants, after its model in Proteus' simulator.
+
+    Variants below the requested accuracy (FLOOR of level 0's) are out of the question. Every interval: if the active
+    variant has less than SLACK throughput to spare, larger batches being free, switch to the variant that costs the
+    least accuracy among those that have it (the fastest if none has); if the next more accurate one would have it too,
+    go back by that one step.
+    """
+
+    FLOOR = 0.95
+    SLACK = 0.05
+
+    def __init__(self, setting: Setting) -> None:
+        self._table = table = Table(setting)
+        self._variants = [g for g in table.fast_to_slow if table.accuracy[g] >= self.FLOOR * table.accuracy[0]]
+        self._active = len(self._variants) - 1
+        self._rate = ArrivalRate()
+        self._next_s = 0.0
+
+    def arrived(self, item: Item) -> None:
+        self._rate.arrived(item.arrival_s)
+
+    def decide(self, waiting: Sequence[Item], now_s: float, outlook: Outlook) -> Decision:
+        if now_s >= self._next_s:
+            self._next_s = now_s + INTERVAL_S
+            needed = self._rate.per_s(now_s) * (1.0 + self.SLACK)
+            able = [index for index, gamma in enumerate(self._variants) if self._table.per_s[gamma] >= needed]
+            self._active = min(max(able, default=0), self._active + 1)
+        return self._table.dispatch(waiting, now_s, outlook.overhead_ms, self._variants[self._active])
+
+
+class Proteus:
+    """Proteus (Ahmad et al., ASPLOS 2024) on one executor: shares of the requests by level, and adaptive batching.
+
+    Every interval, maximise the mean accuracy over shares z of the levels subject to sum z / throughput <= 1 / (BETA x
+    rate): a linear programme with two constraints, so that two levels suffice and all pairs can be tried. Where it is
+    infeasible, BETA backs off, which ends at the fastest level. Each batch runs at the level furthest behind its share.
+    A batch waits for company until one more request would make its first miss its deadline; heads that cannot make it
+    are dropped.
+    """
+
+    BETA = 1.05
+
+    def __init__(self, setting: Setting) -> None:
+        self._table = Table(setting)
+        self._rate = ArrivalRate()
+        self._next_s = 0.0
+        self._shares: dict[int, float] = {}
+        self._served: dict[int, int] = {}
+
+    def arrived(self, item: Item) -> None:
+        self._rate.arrived(item.arrival_s)
+
+    def decide(self, waiting: Sequence[Item], now_s: float, outlook: Outlook) -> Decision:
+        if now_s >= self._next_s:
+            self._next_s = now_s + INTERVAL_S
+            self._shares = self.shares(self.BETA * self._rate.per_s(now_s))
+            self._served = dict.fromkeys(self._shares, 0)
+        total = sum(self._served.values()) + 1
+        gamma = max(self._shares, key=lambda g: self._shares[g] * total - self._served[g])
+        decision = self._table.dispatch(waiting, now_s, outlook.overhead_ms, gamma)
+        size, row = len(decision.batch), self._table.rows_ms[gamma]
+        if size and size == len(waiting) - len(decision.drop) and size < self._table.max_batch:
+            latest_s = decision.batch[0].deadline_s - (row[size + 1] + outlook.overhead_ms) / 1000.0
+            if latest_s > now_s:
+                return Decision(drop=decision.drop, wake_s=latest_s)
+        self._served[gamma] += size
+        return decision
+
+    def shares(self, per_s: float) -> dict[int, float]:
+        """The shares of the best mix at a rate."""
+        table = self._table
+        best = {table.most_accurate(per_s): 1.0}
+        value = table.accuracy[next(iter(best))]
+        for fast, slow in combinations(table.fast_to_slow, 2):
+            if table.per_s[slow] < per_s <= table.per_s[fast]:
+                slow_share = (1 / per_s - 1 / table.per_s[fast]) / (1 / table.per_s[slow] - 1 / table.per_s[fast])
+                mixed = slow_share * table.accuracy[slow] + (1.0 - slow_share) * table.accuracy[fast]
+                if mixed > value:
+                    best, value = {fast: 1.0 - slow_share, slow: slow_share}, mixed
+        return best
+
+
+class SlackFit:
+    """SlackFit (Khare et al., SuperServe, NSDI 2025): level and batch from the slack of the most urgent request.
+
+    Offline, all pairs of level and batch size are put into BUCKETS equal buckets by latency. Online, of the pairs that
+    the queue can fill and the head's slack allows, take the highest bucket, in it the largest batch, and of those the
+    most accurate level. Heads that no pair can serve are dropped.
+    """
+
+    BUCKETS = 32
+
+    def __init__(self, setting: Setting) -> None:
+        self._table = Table(setting)
+        rows = self._table.rows_ms.values()
+        self._first_ms = min(row[1] for row in rows)
+        self._width_ms = (max(row[-1] for row in rows) - self._first_ms) / self.BUCKETS
+
+    def arrived(self, item: Item) -> None:
+        """The load does not matter."""
+
+    def decide(self, waiting: Sequence[Item], now_s: float, outlook: Outlook) -> Decision:
+        for start, head in enumerate(waiting):
+            slack_ms = 1000.0 * (head.deadline_s - now_s) - outlook.overhead_ms
+            pairs = []
+            for gamma, row in self._table.rows_ms.items():
+                size = min(bisect_right(row, slack_ms) - 1, len(waiting) - start)
+                if size > 0:
+                    bucket = math.floor((row[size] - self._first_ms) / self._width_ms)
+                    pairs.append((bucket, size, self._table.accuracy[gamma], gamma))
+            if pairs:
+                _, size, _, gamma = max(pairs)
+                finish_s = now_s + (self._table.rows_ms[gamma][size] + outlook.overhead_ms) / 1000.0
+                return Decision(tuple(waiting[start : start + size]), gamma, finish_s, tuple(waiting[:start]))
+        return Decision(drop=tuple(waiting))
+
+
+class Otas:
+    """OTAS (Chen et al., INFOCOM 2024) in two steps, as specified from its abstract: first batches, then their levels.
+
+    A. In order of arrival, an item joins the open batch with the closest deadline among those that are not full, differ
+       from it by at most NEAR of the shortest SLO in deadline and by at most ALIKE in mean utility, and could still be
+       answered in time at the fastest level with it; else it opens a batch. (Replayed over the queue at each decision:
+       an idle executor closes all batches.)
+    B. Over the first LOOK_AHEAD batches by deadline, a dynamic programme over (batch, completion time on a grid of
+       GRID_MS) chooses each batch's level or drops it, gaining utility x accuracy of the items in time. The first batch
+       that is kept runs; the rest is planned again afterwards.
+    C. With at most one batch waiting, the level is no slower than the most accurate one that sustains (1 + EPSILON) x
+       the estimated rate.
+    """
+
+    NEAR = 1.0
+    ALIKE = 0.5
+    LOOK_AHEAD = 16
+    GRID_MS = 1.0
+    EPSILON = 0.05
+
+    def __init__(self, setting: Setting) -> None:
+        self._table = Table(setting)
+        self._near_s = self.NEAR * min(task.slo_ms for task in setting.tasks) / 1000.0
+        self._rate = ArrivalRate()
+
+    def arrived(self, item: Item) -> None:
+        self._rate.arrived(item.arrival_s)
+
+    def decide(self, waiting: Sequence[Item], now_s: float, outlook: Outlook) -> Decision:
+        drop = tuple(item for item in waiting if not outlook.reachable(item, now_s))
+        alive = waiting if not drop else [item for item in waiting if outlook.reachable(item, now_s)]
+        if not alive:
+            return Decision(drop=drop)
+        free_s = now_s + outlook.overhead_ms / 1000.0
+        batches = self.batches(alive, free_s)[: self.LOOK_AHEAD]
+        chosen, gamma = self._levels(batches, free_s, outlook)
+        if len(batches) <= 1:
+            steady = self._table.most_accurate((1.0 + self.EPSILON) * self._rate.per_s(now_s))
+            gamma = min(gamma, steady, key=self._table.fast_to_slow.index)
+        batch = tuple(batches[chosen])
+        return Decision(batch, gamma, free_s + self._table.rows_ms[gamma][len(batch)] / 1000.0, drop)
+
+    def batches(self, waiting: Sequence[Item], free_s: float) -> list[list[Item]]:
+        """Step A; the batches by deadline."""
+        fastest_ms = self._table.rows_ms[self._table.fast_to_slow[0]]
+        opened: list[list[Item]] = []
+        marks: list[tuple[float, float]] = []  # of each open batch: first deadline, sum of utilities
+        for item in sorted(waiting, key=lambda one: one.arrival_s):
+            best, distance_s = -1, self._near_s
+            for index, (deadline_s, utility) in enumerate(marks):
+                size = len(opened[index])
+                apart_s = abs(deadline_s - item.deadline_s)
+                if apart_s > distance_s or size == self._table.max_batch:
+                    continue
+                in_time = free_s + fastest_ms[size + 1] / 1000.0 <= min(deadline_s, item.deadline_s)
+                if in_time and abs(utility / size - item.utility) <= self.ALIKE:
+                    best, distance_s = index, apart_s
+            if best < 0:
+                opened.append([item])
+                marks.append((item.deadline_s, item.utility))
+            else:
+                opened[best].append(item)
+                marks[best] = (min(marks[best][0], item.deadline_s), marks[best][1] + item.utility)
+        order = sorted(range(len(opened)), key=lambda index: marks[index])
+        return [opened[index] for index in order]
+
+    def _levels(self, batches: list[list[Item]], free_s: float, outlook: Outlook) -> tuple[int, int]:
+        """Step B: which batch runs first, and its level; without any gain, the first at the fastest level."""
+        gammas = self._table.fast_to_slow
+        last_ms = 1000.0 * (max(item.deadline_s for batch in batches for item in batch) - free_s)
+        grid_ms = self.GRID_MS * np.arange(int(last_ms / self.GRID_MS) + 2)
+        value = np.zeros(len(grid_ms))
+        chosen, chosen_gamma = 0, gammas[0]
+        for index in range(len(batches) - 1, -1, -1):
+            batch = sorted(batches[index], key=lambda item: item.deadline_s)
+            left_ms = 1000.0 * (np.array([item.deadline_s for item in batch]) - free_s)
+            in_time = np.searchsorted(left_ms, grid_ms)
+            before = value.copy()
+            for gamma in gammas:
+                worth = np.array([item.utility * outlook.accuracy[item.task][gamma] for item in batch])
+                gain = np.concatenate([worth[::-1].cumsum()[::-1], [0.0]])[in_time]
+                steps = math.ceil(self._table.rows_ms[gamma][len(batch)] / self.GRID_MS)
+                if steps >= len(grid_ms) or gain[steps] <= 0.0:
+                    continue
+                total = np.where(gain[steps:] > 0.0, gain[steps:] + before[steps:], 0.0)
+                if total[0] > value[0]:
+                    chosen, chosen_gamma = index, gamma
+                value[: len(total)] = np.maximum(value[: len(total)], total)
+        return chosen, chosen_gamma
+
+
+def policies(setting: Setting) -> dict[str, Callable[[], Policy]]:
+    """A factory by name for ours and every peer."""
+    fixed: dict[str, Callable[[], Policy]] = {
+        f"fixed({gamma})": lambda gamma=gamma: Fixed(setting, gamma) for gamma in setting.outlook.latency.gammas
+    }
+    return {
+        "ours": Joint,
+        "joint-unpriced": lambda: Joint(priced=False),
+        "largest-batch": LargestBatch,
+        "otas": lambda: Otas(setting),
+        "slackfit": lambda: SlackFit(setting),
+        "proteus": lambda: Proteus(setting),
+        "infaas": lambda: INFaaS(setting),
+        "model-switching": lambda: ModelSwitching(setting),
+        "clockwork": lambda: Fixed(setting, 0),
+        "pets": lambda: PetS(setting),
+        **fixed,
+    }
