@@ -99,8 +99,11 @@ def export_text(encoder: TextEncoder, levels: tuple[TokenLevel, ...], folder: Pa
     """Write the graphs of a text encoder, for any batch and any number of tokens."""
     shared = SharedWeights(folder / WEIGHTS_FILE)
     batch, tokens = torch.export.Dim("batch", min=1, max=1024), torch.export.Dim("tokens", min=2, max=512)
-    ids = torch.ones(2, 7, dtype=torch.int64)
-    inputs = {"input_ids": ids, "attention_mask": ids, "token_type_ids": torch.zeros_like(ids)}
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    inputs = {
+        name: torch.ones(2, 7, dtype=torch.int64) for name in names
+    }  # not one tensor: the exporter would merge them
+    inputs["token_type_ids"].zero_()
     axes = {name: {0: batch, 1: tokens} for name in inputs}
     for level in levels:
         _export(_TextAtLevel(encoder, level), inputs, axes, shared, folder / graph_file(level.gamma))
