@@ -34,7 +34,7 @@ def parse_options(parameters_json: str, timeout_us: int = 0) -> RequestOptions:
     parameters = json.loads(parameters_json) if parameters_json else {}
     slo_ms = _number(parameters, SLO_MS, MAX_SLO_MS)
     if slo_ms is None and timeout_us > 0:
-        slo_ms = timeout_us / 1000.0
+        slo_ms = min(timeout_us / 1000.0, MAX_SLO_MS)
     return RequestOptions(slo_ms=slo_ms, utility=_number(parameters, UTILITY, MAX_UTILITY))
 
 

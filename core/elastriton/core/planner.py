@@ -60,6 +60,8 @@ def make_plan(profile: Profile, profile_sha256: str, goals: Goals) -> Plan:
     executors, schedulers, notes = {}, {}, []
     for name, encoder in profile.encoders.items():
         tasks = {task_name: task for task_name, task in profile.tasks.items() if task.encoder == name}
+        if not tasks:
+            raise ConfigError(f"encoder {name} has no task; remove it from the configuration and profile again")
         kept, dropped = useful_gammas(encoder, tasks.values())
         notes += [f"{name}: level {gamma} is dropped: {reason}" for gamma, reason in dropped.items()]
         executors[f"{name}_executor"] = _executor(encoder, tasks, kept)

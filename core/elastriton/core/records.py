@@ -33,7 +33,11 @@ def load(kind: type[T], path: Path) -> T:
 
 def loads(kind: type[T], text: str) -> T:
     """Read one record from JSON text. Raises ConfigError naming the field at fault."""
-    return cast(T, _read(kind, json.loads(text), kind.__name__))
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{kind.__name__} is not JSON: {error}") from None
+    return cast(T, _read(kind, data, kind.__name__))
 
 
 def _read(kind: Any, data: Any, where: str) -> Any:

@@ -8,6 +8,7 @@ Every sample is decided alone: one that is sure never waits for a re-routed one,
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,8 @@ from elastriton.runtime.executor import Arrays, Floats, example_inputs, load_pla
 from elastriton.runtime.reply import Parts, Request, Watchdog, guard
 from elastriton.runtime.scheduling import Call, Parameters, classified
 from elastriton.runtime.texts import Encoding, TextTokenizer, pad
+
+_LOG = logging.getLogger(__name__)
 
 ROUTES = 32
 """Calls in flight to the large model: the number that Triton's Python backend allows a process by default."""
@@ -102,8 +105,8 @@ class CascadeService:
 
     def stop(self) -> None:
         """Answer everything that is left."""
-        self._watchdog.stop()
         self._routes.shutdown(wait=False, cancel_futures=True)
+        self._watchdog.stop()
 
     def _samples(self, request: Request) -> list[Sample]:
         options = parse_options(request.parameters, request.timeout_us)
@@ -179,7 +182,10 @@ class CascadeService:
     def _put(self, sample: Sample, result: dict[str, Any]) -> None:
         sample.parts.put(sample.index, result)
         if self._observer:
-            self._observer.answered(result["level"])
+            try:
+                self._observer.answered(result["level"])
+            except Exception:  # the answer is out; what counts it must not spoil the next one
+                _LOG.exception("an answer could not be counted")
 
     def _combine(self, results: Sequence[dict[str, Any]]) -> Arrays:
         outputs: Arrays = {

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from elastriton.core.errors import ConfigError
 from elastriton.core.profile import ImageSpec
+from elastriton.runtime.images import INTERPOLATION
 from elastriton.runtime.text import TextEncoder
 from elastriton.runtime.vit import ElasticViT
 
@@ -60,6 +61,10 @@ def load_vision(name: str) -> VisionModel:
     vit: Any = _try(lambda: timm.create_model(source, pretrained=True), name)
     data = timm.data.resolve_model_data_config(vit)
     _, height, width = data["input_size"]
+    if height != width or data["interpolation"] not in INTERPOLATION:
+        raise ConfigError(
+            f"{name} wants {height} x {width} by {data['interpolation']!r}; elastriton prepares square images"
+        )
     if data["crop_mode"] != "center":
         raise ConfigError(f"{name} crops images by {data['crop_mode']!r}; elastriton can only crop the centre")
     encoder = ElasticViT(vit, tuple(data["mean"]), tuple(data["std"]))

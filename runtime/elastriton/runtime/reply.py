@@ -102,6 +102,8 @@ class Watchdog:
 
     def watch(self, reply: Reply) -> None:
         """Answer `reply` after the limit, unless it has been answered; starts the thread on the first call."""
+        if reply.done:
+            return
         key = id(reply)
         reply.when_done(lambda: self._forget(key))
         with self._wake:

@@ -119,11 +119,11 @@ class SchedulingService:
 def combine(plan: TaskPlan, results: Sequence[tuple[Floats, int]]) -> Arrays:
     """The output tensors of one request from the (logits, gamma) of its samples."""
     gamma = np.array([[gamma] for _, gamma in results], dtype=np.int32)
-    if plan.objective == "regression":
-        return {"SCORE": np.array([[row[0]] for row, _ in results], dtype=np.float32), "GAMMA": gamma}
-    logits = np.stack([row[: len(plan.labels)] for row, _ in results])
+    logits = np.stack([row[: len(plan.labels) or 1] for row, _ in results])
     if not np.isfinite(logits).all():
         raise Internal("the encoder returned logits that are not finite")
+    if plan.objective == "regression":
+        return {"SCORE": logits.astype(np.float32), "GAMMA": gamma}
     return {**classified(softmax(logits, plan.temperature), plan.labels), "GAMMA": gamma}
 
 

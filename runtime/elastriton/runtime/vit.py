@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,11 +37,10 @@ class ElasticViT(nn.Module):
         Raises ConfigError where the model is no pre-norm ViT with a CLS token.
         """
         super().__init__()
-        for needed in ("patch_embed", "blocks", "norm_pre", "_pos_embed"):
-            if not hasattr(vit, needed):
-                raise ConfigError(
-                    f"{type(vit).__name__} has no {needed}; elastriton runs timm's VisionTransformer family"
-                )
+        if type(vit) is not VisionTransformer or any(type(block) is not Block for block in vit.blocks):
+            raise ConfigError(
+                f"{type(vit).__name__} is not timm's plain pre-norm VisionTransformer; elastriton needs one"
+            )
         if vit.cls_token is None or vit.global_pool != "token":
             raise ConfigError(
                 f"the model pools by {vit.global_pool!r}; elastriton needs a CLS token and pooling 'token'"

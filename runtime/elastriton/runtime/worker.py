@@ -103,7 +103,10 @@ class Worker:
 
     def _results(self, decision: Decision) -> Sequence[Any]:
         try:
-            return self._run(decision)
+            results = self._run(decision)
+            if len(results) != len(decision.batch):
+                raise Internal(f"the executor gave {len(results)} results for {len(decision.batch)} samples")
+            return results
         except RequestError as error:
             return [error] * len(decision.batch)
         except Exception as error:

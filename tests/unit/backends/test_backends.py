@@ -59,7 +59,7 @@ def test_elastic_scheduler(
     def executor(**call: Any) -> Any:
         calls.append(call)
         rows = len(call["inputs"][0].as_numpy())
-        return stub_response([stub_tensor("LOGITS", np.tile(np.float32([0, 3, 1]), (rows, 1)))])
+        return stub_response([stub_tensor("LOGITS", np.tile(np.array([0, 3, 1], np.float32), (rows, 1)))])
 
     model = load_backend("elastic_scheduler", executor)
     model.initialize(args("vit_scheduler"))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elastriton.core.joint import Joint, solve
+from elastriton.core.joint import Floats, Joint, solve
 from elastriton.core.latency import Cell, LatencyTable
 from elastriton.core.policy import Outlook
 from elastriton.core.queue import Item
@@ -34,7 +34,7 @@ def item(deadline_ms: float, task: str = "easy", utility: float = 1.0) -> Item:
     return Item(task, 0.0, deadline_ms / 1000.0, utility, 17)
 
 
-def best_value(deadlines: list[float], worth: np.ndarray, latency: np.ndarray, sizes: list[int], now: float) -> float:
+def best_value(deadlines: list[float], worth: Floats, latency: Floats, sizes: list[int], now: float) -> float:
     """Exhaustively: pass over items, or run the next `size` at a level, from `now` on."""
     if not deadlines:
         return 0.0
