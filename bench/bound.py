@@ -1,13 +1,13 @@
 """An upper bound on the expected utility of any policy, one that knows all arrivals in advance included.
 
-The bound is a linear programme over time slots. Requests of a task that arrive in one slot form a group. z[group, level]
-requests are answered in time at a level, each for the least executor time that any batch could charge it, and the
-group's work must fit into the slots between its arrival and its last deadline:
+The bound is a linear programme over time slots. Requests of a task that arrive in one slot form a group. Of those,
+z[group, level] are answered in time at a level, each for the least executor time that any batch could charge it, and
+the group's work must fit into the slots between its arrival and its last deadline:
 
     maximise    sum of utility x accuracy[task][level] x z[group, level]
-    subject to  sum over levels of z[group, level]                        <= requests in the group
-                sum over levels of cost[task][level] x z[group, level]     = sum over slots of work[group, slot]
-                sum over groups of work[group, slot]                      <= executors x slot
+    subject to  sum over levels of z[group, level]                      <= requests in the group
+                sum over levels of cost[task][level] x z[group, level]  <= sum over slots of work[group, slot]
+                sum over groups of work[group, slot]                    <= executors x slot
 
 Why no policy beats it. Let a policy know all arrivals, but not the noise of a batch before it has run. Give every item
 of a batch of S samples 1/S of the batch's mean duration m as its work, if it is answered in time. Let z be the expected
@@ -120,7 +120,8 @@ class _Programme:
         rows, columns, values = zip(*self._entries, strict=True)
         shape = (len(self._limits), len(self._gains))
         matrix = coo_array((values, (rows, columns)), shape=shape).tocsr()
-        result = linprog(-np.array(self._gains), A_ub=matrix, b_ub=self._limits, method="highs")
+        gains = np.array(self._gains)
+        result = linprog(-gains, A_ub=matrix, b_ub=self._limits, method="highs-ipm")  # with crossover: a vertex
         if not result.success:
             raise RuntimeError(f"the bound's programme failed: {result.message}")
         return -float(result.fun)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import combinations
 from statistics import fmean
 
@@ -65,8 +66,8 @@ class Table:
 class Fixed:
     """One level for everything, with Clockwork's dispatcher: ToMe-fixed below 0, VPT-fixed above.
 
-    At level 0 this is Clockwork (Gujarati et al., OSDI 2020) itself: predictable latencies, earliest deadline first, the
-    largest batch whose latest start has not passed, and early drops of what cannot make it.
+    At level 0 this is Clockwork (Gujarati et al., OSDI 2020): latencies are predictable, so run the largest batch, by
+    earliest deadline, whose latest start has not passed, and drop early what cannot make it.
     """
 
     def __init__(self, setting: Setting, gamma: int) -> None:
@@ -328,9 +329,7 @@ class Otas:
 
 def policies(setting: Setting) -> dict[str, Callable[[], Policy]]:
     """A factory by name for ours and every peer."""
-    fixed: dict[str, Callable[[], Policy]] = {
-        f"fixed({gamma})": lambda gamma=gamma: Fixed(setting, gamma) for gamma in setting.outlook.latency.gammas
-    }
+    fixed = {f"fixed({gamma})": partial(Fixed, setting, gamma) for gamma in setting.outlook.latency.gammas}
     return {
         "ours": Joint,
         "joint-unpriced": lambda: Joint(priced=False),

@@ -94,7 +94,7 @@ def main() -> None:
     seeds = range(2 if arguments.quick else arguments.seeds)
     loads = QUICK_LOADS if arguments.quick else LOADS
     cells = [Cell(trace, load, seed) for trace in traces for load in loads for seed in seeds]
-    console = Console()
+    console = Console(width=130)
     console.print(f"[bold]profile[/] {setting.source}", *notes, sep="\n")
     started = time.perf_counter()
     results = list(_run(setting, arguments.requests, cells, arguments.processes))
@@ -120,9 +120,7 @@ def main() -> None:
     console.print(f"wrote {arguments.output} and {meta_path.name} in {meta['took_s']:.0f} s")
 
 
-def _run(
-    setting: Setting, requests: int, cells: list[Cell], processes: int
-) -> Iterator[tuple[list[Record], Record]]:
+def _run(setting: Setting, requests: int, cells: list[Cell], processes: int) -> Iterator[tuple[list[Record], Record]]:
     work = partial(run_cell, setting, requests)
     if processes == 1:
         yield from (work(cell) for cell in track(cells, "cells"))

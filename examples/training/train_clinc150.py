@@ -120,6 +120,8 @@ def train(model: Any, data: tuple[list[list[int]], Tensor, Tensor | None], split
         mean = total / math.ceil(len(kept) / args.batch)
         seconds = time.time() - start
         print(f"{epoch + 1}/{args.epochs} loss {mean:.4f} held {result['accuracy']} {seconds:.0f} s", flush=True)
+        if seconds > 60 * args.max_minutes:
+            break
     return count
 
 
@@ -142,7 +144,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("examples/demo/models"))
     parser.add_argument("--scratch", type=Path, default=Path("/tmp/elastriton-train"))
-    parser.add_argument("--epochs", type=int, default=0, help="0: 5 for large, 10 for small")
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--max-minutes", type=float, default=15.0, help="safety: the schedule shortens to fit this")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
@@ -150,7 +152,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    args.epochs = args.epochs or {"large": 5, "small": 10}[args.size]
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     np.random.seed(args.seed)

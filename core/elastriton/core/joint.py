@@ -40,8 +40,8 @@ def _compiled(function: F) -> F:
 @_compiled
 def solve(
     deadlines: Floats, gains: Floats, sizes: Ints, latency: Floats, step: float, terminal: Floats, share: float
-) -> tuple[int, int, int]:
-    """The first batch of the best schedule: (items to pass over, batch size, level); size 0 where nothing pays.
+) -> tuple[float, int, int, int]:
+    """The best schedule: (value, items to pass over, size of the first batch, its level); size 0 where nothing pays.
 
     All times are in ms from now: `deadlines` [n] ascending, `latency` [levels, sizes], `step` of the time grid.
     `gains` [levels, n + 1] are prefix sums of utility x accuracy, `sizes` the batch sizes to consider, ascending, and
@@ -79,21 +79,25 @@ def solve(
     first = 0
     while first < n - 1 and run_size[first] == 0:
         first += 1
-    return first, run_size[first], run_level[first]
+    return value[0, 0], first, run_size[first], run_level[first]
 
 
 class Joint:
     """Plan batches and levels jointly for all that waits; run the first batch of the plan; plan again afterwards.
 
     1. Drop items that no level can answer in time any more, even alone.
-    2. Solve the dynamic programme over the most urgent items, with time behind the queue priced at what recent arrivals
-       would lose by it.
-    3. Run its first batch. Items that it passes over keep waiting: the next plan may have room for them.
+    2. Solve the dynamic programme over the queue, with time behind it priced at what recent arrivals would lose by it.
+       The price falls to zero as the queue itself fills half of the time it has: what the programme would have to drop
+       prices time better then. A queue of more than `POSITIONS` items is taken in chunks.
+    3. Where the queue holds more than can be served, solve it again for the items worth at least a cutoff, for a few
+       cutoffs, and take the best plan: neighbours in deadline need not be worth the same.
+    4. Run the first batch. Items that the plan passes over keep waiting: the next one may have room for them.
     """
 
     TIMES = 64
     SHARE = 0.8
-    LOOK_AHEAD = 96
+    POSITIONS = 64
+    CUTOFFS = 3
     SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
     def __init__(self, *, priced: bool = True) -> None:
@@ -113,35 +117,62 @@ class Joint:
         drop = tuple(lost)
         if not alive:
             return Decision(drop=drop)
-        ahead = alive[: self.LOOK_AHEAD]
-        left_ms = (np.array([item.deadline_s for item in ahead]) - now_s) * 1000.0 - outlook.overhead_ms
-        sizes = [size for size in self.SIZES if size <= min(len(ahead), outlook.max_batch)]
-        if len(ahead) <= outlook.max_batch and len(ahead) not in sizes:
-            sizes.append(len(ahead))
-        gammas = outlook.latency.gammas
-        length = max(item.length for item in ahead)
-        latency = np.array([[outlook.latency.predict_ms(gamma, size, length) for size in sizes] for gamma in gammas])
-        worth = np.array([[item.utility * outlook.accuracy[item.task].get(g, -1e9) for item in ahead] for g in gammas])
-        gains = np.concatenate([np.zeros((len(gammas), 1)), worth.cumsum(axis=1)], axis=1)
+        queue = _Queue(alive, now_s, outlook)
+        rate_per_ms = self._rate.per_s(now_s) / 1000.0 if self._rate is not None else 0.0
+        busy = queue.busy()
+        price = max(0.0, 1.0 - 2.0 * busy) * price_of_time(rate_per_ms, queue.cost_ms, queue.worth.mean(axis=1).tolist())
+        best = self._plan(queue, np.arange(len(alive)), price)
+        if busy >= 1.0:
+            top = queue.worth.max(axis=0)
+            for cutoff in np.unique(np.round(top, 6))[1 : 1 + self.CUTOFFS]:
+                best = max(best, self._plan(queue, np.flatnonzero(top >= cutoff - 1e-6), 0.0), key=lambda plan: plan[0])
+        _, chosen, level = best
+        batch = tuple(alive[index] for index in chosen)
+        gamma = queue.gammas[level]
+        return Decision(batch, gamma, outlook.finish_s(batch, gamma, now_s), drop)
+
+    def _plan(self, queue: _Queue, kept: Ints, price: float) -> tuple[float, Ints, int]:
+        """The value of the best plan for the items `kept`, and its first batch: item numbers and level."""
+        chunk = -(-len(kept) // self.POSITIONS)
+        starts = np.arange(0, len(kept), chunk)
+        left_ms = queue.left_ms[kept]
+        prefix = np.concatenate([np.zeros((len(queue.gammas), 1)), queue.worth[:, kept].cumsum(axis=1)], axis=1)
+        gains = prefix[:, np.append(starts, len(kept))]
+        most = min(len(starts), max(1, queue.max_batch // chunk))
+        sizes = np.array([size for size in self.SIZES if size < most] + [most])
+        latency = queue.latency(np.minimum(sizes * chunk, len(kept)))
         step = float(left_ms[-1]) / self.TIMES
-        price = self._price_per_ms(now_s, outlook, length, worth.mean(axis=1), left_ms)
         price = min(price, self.SHARE * float((gains[:, sizes] / latency).max()))
         grid = np.arange(self.TIMES) * step
-        first, size, level = solve(left_ms, gains, np.array(sizes), latency, step, -price * grid, 1.0)
+        value, first, size, level = solve(left_ms[starts], gains, sizes, latency, step, -price * grid, 1.0)
         if size == 0:  # every batch looked too dear: an executor that idles earns nothing at all
-            first, size, level = solve(left_ms, gains, np.array(sizes), latency, step, 0.0 * grid, 1.0)
-        batch = tuple(ahead[first : first + size])
-        return Decision(batch, gammas[level], outlook.finish_s(batch, gammas[level], now_s), drop)
+            value, first, size, level = solve(left_ms[starts], gains, sizes, latency, step, 0.0 * grid, 1.0)
+        return value, kept[first * chunk : (first + size) * chunk], level
 
-    def _price_per_ms(self, now_s: float, outlook: Outlook, length: int, worth: Floats, left_ms: Floats) -> float:
-        """The price of executor time behind the queue, falling to zero as the queue itself fills the time there is.
 
-        A queue that saturates the executor already prices its time, by what the programme would have to drop for it:
-        charging arrivals on top would make every batch look too dear.
-        """
-        if self._rate is None:
-            return 0.0
-        cost_ms = [outlook.latency.cost_ms(gamma, length) for gamma in outlook.latency.gammas]
-        busy = min(1.0, min(cost_ms) * len(left_ms) / float(left_ms.mean()))
-        per_ms = self._rate.per_s(now_s) / 1000.0
-        return (1.0 - busy) * price_of_time(per_ms, cost_ms, worth.tolist())
+class _Queue:
+    """The waiting items as arrays: time left [n] in ms, worth [levels, n], and what levels cost."""
+
+    def __init__(self, items: Sequence[Item], now_s: float, outlook: Outlook) -> None:
+        self.gammas = outlook.latency.gammas
+        self.max_batch = outlook.max_batch
+        self._table = outlook.latency
+        self._length = max(item.length for item in items)
+        accuracy = {
+            task: [outlook.accuracy[task].get(gamma, -1e9) for gamma in self.gammas]
+            for task in {item.task for item in items}
+        }
+        utility = np.array([item.utility for item in items])
+        self.worth: Floats = np.array([accuracy[item.task] for item in items]).T * utility
+        deadlines = np.array([item.deadline_s for item in items])
+        self.left_ms: Floats = (deadlines - now_s) * 1000.0 - outlook.overhead_ms
+        self.cost_ms = [self._table.cost_ms(gamma, self._length) for gamma in self.gammas]
+
+    def latency(self, sizes: Ints) -> Floats:
+        """The p99 of a batch in ms [levels, sizes]."""
+        rows = [self._table.row_ms(gamma, self._length) for gamma in self.gammas]
+        return np.array([[row[size] for size in sizes] for row in rows])
+
+    def busy(self) -> float:
+        """The share of the time left that serving everything at the cheapest level would take, at most 1."""
+        return min(1.0, min(self.cost_ms) * len(self.left_ms) / float(self.left_ms.mean()))

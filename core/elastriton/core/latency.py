@@ -50,9 +50,13 @@ class LatencyTable:
 
     def predict_ms(self, gamma: int, batch: int, length: int) -> float:
         """The p99 in ms of `batch` samples whose longest has `length` tokens; sizes beyond the table are errors."""
+        return self.row_ms(gamma, length)[batch]
+
+    def row_ms(self, gamma: int, length: int) -> list[float]:
+        """The p99 in ms by batch size, 0 … max_batch."""
         for row, measured in zip(self._ms[gamma], self.lengths, strict=True):
             if length <= measured:
-                return row[batch]
+                return row
         raise ConfigError(f"length {length} is above {self.lengths[-1]}, the longest measured one")
 
     def cost_ms(self, gamma: int, length: int) -> float:

@@ -48,7 +48,7 @@ class Scheduler:
         """
         if not self.waiting:
             return None
-        decision = self.policy.decide(self.waiting.first(4 * self.outlook.max_batch), now_s, self.outlook)
+        decision = self.policy.decide(list(self.waiting), now_s, self.outlook)
         self.waiting.remove((*decision.batch, *decision.drop))
         return decision
 

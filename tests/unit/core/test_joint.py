@@ -62,7 +62,7 @@ def test_the_first_move_loses_nothing(deadlines: list[int], utilities: list[int]
     latency = np.array([[fast * size for size in sizes], [(fast + extra) * size for size in sizes]], dtype=float)
     gains = np.concatenate([np.zeros((2, 1)), worth.cumsum(axis=1)], axis=1)
     times = 32  # a grid of whole ms: all latencies are, so that nothing is rounded
-    first, size, level = solve(np.array(due), gains, np.array(sizes), latency, 1.0, np.zeros(times), 1.0)
+    value, first, size, level = solve(np.array(due), gains, np.array(sizes), latency, 1.0, np.zeros(times), 1.0)
     optimum = best_value(due, worth, latency, sizes, 0.0)
     if size == 0:
         assert optimum == 0.0
@@ -71,6 +71,7 @@ def test_the_first_move_loses_nothing(deadlines: list[int], utilities: list[int]
     gain = sum(worth[level, i] for i in range(first, first + size) if due[i] >= end)
     rest = best_value(due[first + size :], worth[:, first + size :], latency, sizes, end)
     assert gain + rest == pytest.approx(optimum)
+    assert value == pytest.approx(optimum)
 
 
 def test_an_idle_executor_takes_the_accurate_level() -> None:

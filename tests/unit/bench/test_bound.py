@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+
+import bound
+import numpy as np
+import pytest
+from bound import clairvoyant
+from loads import make_load
+from peers import policies
+from setting import Setting, Task, synthetic
+from simulator import simulate
+
+from elastriton.core.latency import Cell
+from elastriton.core.queue import Item
+
+
+def instance(rng: np.random.Generator) -> tuple[Setting, list[Item]]:
+    """A few items of two tasks on a random table of two levels and three batch sizes, without noise."""
+    fixed, slow = rng.uniform(0.0, 4.0), rng.uniform(2.0, 6.0)
+    per_sample = {-8: slow * rng.uniform(0.3, 0.9), 0: slow}
+    cells = [Cell(g, 1, s, fixed + ms * s, fixed + ms * s, 1) for g, ms in per_sample.items() for s in (1, 2, 3)]
+    tasks = tuple(Task(name, rng.uniform(0.5, 2.0), rng.uniform(5.0, 25.0)) for name in ("a", "b"))
+    accuracy = {task.name: {-8: rng.uniform(0.3, 0.8), 0: rng.uniform(0.5, 1.0)} for task in tasks}
+    setting = Setting("random", tuple(cells), tasks, accuracy)
+    arrivals_s = np.sort(rng.uniform(0.0, rng.uniform(1.0, 30.0), size=int(rng.integers(1, 6)))) / 1000.0
+    return setting, setting.items(arrivals_s, int(rng.integers(1000)))
+
+
+def brute_force(setting: Setting, items: list[Item]) -> float:
+    """The best utility over all sequences of batches, each started as soon as it can be."""
+    accuracy, durations_ms = setting.accuracy, setting.p50_ms
+
+    def batches(left: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+        for size in range(1, min(3, len(left)) + 1):
+            yield from combinations(left, size)
+
+    def best(left: tuple[int, ...], now_s: float) -> float:
+        top = 0.0
+        for batch in batches(left):
+            start_s = max(now_s, *(items[index].arrival_s for index in batch))
+            rest = tuple(index for index in left if index not in batch)
+            for gamma, row in durations_ms.items():
+                end_s = start_s + row[len(batch)] / 1000.0
+                gain = sum(
+                    items[index].utility * accuracy[items[index].task][gamma]
+                    for index in batch
+                    if end_s <= items[index].deadline_s
+                )
+                if gain > 0.0:
+                    top = max(top, gain + best(rest, end_s))
+        return top
+
+    return best(tuple(range(len(items))), 0.0)
+
+
+@pytest.mark.parametrize("slots", [4, 16])
+def test_no_schedule_beats_the_bound(slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bound, "SLOTS_PER_SLO", slots)
+    rng = np.random.default_rng(7)
+    ratios = []
+    for _ in range(150):
+        setting, items = instance(rng)
+        limit, best = clairvoyant(setting, items), brute_force(setting, items)
+        assert best <= limit * (1.0 + 1e-6), (setting, items)
+        ratios.append(best / limit)
+    assert np.mean(ratios) > 0.85  # and it is not a bound because it is far away
+
+
+@pytest.mark.parametrize("load", [0.5, 1.2, 2.0])
+def test_no_policy_beats_the_bound_on_average(load: float) -> None:
+    setting = synthetic()
+    items = setting.items(make_load("poisson", 250, load * setting.capacity_per_s, 0).arrivals_s, 0)
+    limit = clairvoyant(setting, items)
+    for name in ("ours", "otas", "slackfit", "infaas"):
+        make = policies(setting)[name]
+        assert np.mean([simulate(setting, items, make(), seed).utility for seed in range(5)]) <= limit, name
+
+
+def test_without_contention_the_bound_is_the_best_level_for_all() -> None:
+    setting = synthetic()
+    items = setting.items(np.arange(10.0), 0)
+    best = sum(item.utility * max(setting.accuracy[item.task].values()) for item in items)
+    assert clairvoyant(setting, items) == pytest.approx(best)
+
+
+def test_more_executors_never_lower_the_bound() -> None:
+    setting = synthetic()
+    items = setting.items(make_load("mmpp", 200, 3.0 * setting.capacity_per_s, 0).arrivals_s, 0)
+    assert clairvoyant(setting, items, executors=2) > 1.1 * clairvoyant(setting, items)
+
+
+def test_wide_noise_falls_back_to_its_minimum() -> None:
+    assert bound._mean(0.033) == pytest.approx(np.exp(0.033**2 / 2), rel=1e-5)
+    assert bound._mean(1.5) == pytest.approx(np.exp(-1.5 * 4.0))

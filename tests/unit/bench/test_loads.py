@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from loads import RECORDED, available, make_load
+
+TRACES, _ = available()
+
+
+@pytest.mark.parametrize("trace", TRACES)
+def test_loads_have_the_promised_mean_rate_and_repeat(trace: str) -> None:
+    load = make_load(trace, 1500, 200.0, seed=1)
+    assert len(load.arrivals_s) / load.arrivals_s[-1] == pytest.approx(200.0)
+    assert np.all(np.diff(load.arrivals_s) >= 0.0)
+    assert np.array_equal(load.arrivals_s, make_load(trace, 1500, 200.0, seed=1).arrivals_s)
+    assert not np.array_equal(load.arrivals_s, make_load(trace, 1500, 200.0, seed=2).arrivals_s)
+    assert (load.stretch is not None) == (trace in RECORDED)
+
+
+def test_the_step_steps() -> None:
+    counts, _ = np.histogram(make_load("step", 6000, 1.0, seed=0).arrivals_s, bins=3)
+    assert counts / 2000 == pytest.approx([0.5, 2.0, 0.5], rel=0.1)
+
+
+def test_mmpp_is_burstier_than_poisson() -> None:
+    spread = {}
+    for trace in ("poisson", "mmpp"):
+        counts, _ = np.histogram(make_load(trace, 5000, 1.0, seed=0).arrivals_s, bins=100)
+        spread[trace] = counts.var() / counts.mean()
+    assert spread["poisson"] < 1.5
+    assert spread["mmpp"] > 5.0
