@@ -127,7 +127,7 @@ class INFaaS:
     go back by that one step.
     """
 
-    FLOOR = 0.95
+    FLOOR = 0.90
     SLACK = 0.05
 
     def __init__(self, setting: Setting) -> None:

@@ -54,8 +54,8 @@ def main() -> None:
     for axes in grid[-1]:
         axes.set_xlabel("mean load ÷ capacity at level 0")
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=6, frameon=False, fontsize=8.5)
-    figure.tight_layout(rect=(0, 0.11, 1, 1))
+    figure.legend(handles[::-1], labels[::-1], loc="lower center", ncols=6, frameon=False, fontsize=8.5)
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
     target = arguments.results.with_suffix(".png")
     figure.savefig(target, dpi=150)
     print(f"wrote {target}")
@@ -79,6 +79,7 @@ def _panel(axes: Axes, results: Results, trace: str) -> None:
     axes.fill_between(loads, ours.min(axis=1), ours.max(axis=1), color=STYLES[OURS][0], alpha=0.15, lw=0, zorder=1)
     axes.set_title(trace, loc="left", fontweight="bold")
     axes.set_xticks([0.5, 1.0, 1.5, 2.0, 2.5])
+    axes.set_xlim(0.1, 2.6)
     axes.set_ylim(0.0, 1.03)
     axes.grid(axis="y", color="#dddddd", lw=0.6)
 

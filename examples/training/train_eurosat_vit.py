@@ -52,7 +52,8 @@ def patch_dropout(epoch: int, hurry: bool, args: Any) -> nn.Module:
     """Drop 3/4 of the patches at first, then half of them, and none in the last epochs (or when time runs out)."""
     if hurry or epoch >= args.epochs - args.full_epochs:
         return nn.Identity()
-    return PatchDropout(0.75 if epoch < args.sparse_epochs else 0.5)
+    dropout: nn.Module = PatchDropout(0.75 if epoch < args.sparse_epochs else 0.5)
+    return dropout
 
 
 def train_vit(model: Any, data: tuple[Tensor, ...], held: tuple[Tensor, Tensor], args: Any) -> dict[str, Any]:
@@ -161,7 +162,11 @@ def main() -> None:
     teacher_notes = json.loads(stored.read_text())
     teacher_notes["test_one_view"] = score(predict(teacher.eval(), test_images), test_labels)
     teacher_notes["test_8_views"] = score(teacher_logits(teacher, test_images), test_labels)
-    notes = {"data": "EuroSAT RGB, 3,500 test images", "test": result, "weights": "fp16 file, run in fp32"}
+    notes: dict[str, Any] = {
+        "data": "EuroSAT RGB, 3,500 test images",
+        "test": result,
+        "weights": "fp16 file, run in fp32",
+    }
     notes |= {"held_out": score(predict(loaded, images[held]), labels[held]), "teacher": teacher_notes}
     notes |= {"training_images": len(x), "planned_epochs": args.epochs, "sparse_epochs": args.sparse_epochs}
     notes |= {"full_epochs": args.full_epochs, "batch": args.batch, "learning_rate": args.lr, "seed": args.seed}

@@ -120,7 +120,9 @@ class Joint:
         queue = _Queue(alive, now_s, outlook)
         rate_per_ms = self._rate.per_s(now_s) / 1000.0 if self._rate is not None else 0.0
         busy = queue.busy()
-        price = max(0.0, 1.0 - 2.0 * busy) * price_of_time(rate_per_ms, queue.cost_ms, queue.worth.mean(axis=1).tolist())
+        price = max(0.0, 1.0 - 2.0 * busy) * price_of_time(
+            rate_per_ms, queue.cost_ms, queue.worth.mean(axis=1).tolist()
+        )
         best = self._plan(queue, np.arange(len(alive)), price)
         if busy >= 1.0:
             top = queue.worth.max(axis=0)

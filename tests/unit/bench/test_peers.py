@@ -55,11 +55,11 @@ def test_model_switching_follows_the_load() -> None:
 
 def test_infaas_reacts_by_interval_and_never_goes_below_its_floor() -> None:
     policy = loaded(INFaaS(SETTING), 1000.0)
-    assert policy.decide([item(60.0)], 0.0, SETTING.outlook).gamma == -6  # -8 has less than 95 % of level 0's
+    assert policy.decide([item(60.0)], 0.0, SETTING.outlook).gamma == -8  # -10 has less than 90 % of level 0's
     later_s = peers.INTERVAL_S + 20.0
-    assert policy.decide([item(60.0)], peers.INTERVAL_S / 2, SETTING.outlook).gamma == -6
+    assert policy.decide([item(999.0)], peers.INTERVAL_S / 2, SETTING.outlook).gamma == -8
     quiet = item(1000.0 * later_s + 60.0)
-    assert policy.decide([quiet], later_s, SETTING.outlook).gamma == -4  # one step at a time
+    assert policy.decide([quiet], later_s, SETTING.outlook).gamma == -6  # one step at a time
 
 
 def test_proteus_mixes_the_two_levels_around_the_demand() -> None:

@@ -29,7 +29,7 @@ class Rest:
 
     def call(self, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> tuple[int, bytes]:
         """The status and the body that `path` answers with; a POST where there is a body."""
-        request = urllib.request.Request(f"{self.url}/v2/{path}", data=body, headers=dict(headers or {}))
+        request = urllib.request.Request(f"{self.url}/v2/{path}".rstrip("/"), data=body, headers=dict(headers or {}))
         try:
             with _OPENER.open(request, timeout=self.timeout_s) as response:
                 return response.status, response.read()
