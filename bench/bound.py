@@ -24,6 +24,10 @@ number of items in time by group and level.
    intervals: of a set of windows only the connected parts of its union matter), so z is feasible in the programme.
 
 Slots only relax: a group's window is its slot of arrival up to the slot of its last deadline, both in full.
+
+How far away it is: the fluid pays a batch's fixed cost at the best size and never lets patient requests delay urgent
+ones. A planner like ours that knows the arrivals stayed 11 % below it on the synthetic table, and ours 1 to 5 % where
+the fixed cost was taken away. Charging each level a batch per window of its requests lowers the bound by 1 % or less.
 """
 
 from __future__ import annotations

@@ -30,22 +30,22 @@ def filled(text: str) -> str:
 
 
 def demo_table(demo: dict[str, Any]) -> str:
-    """One row per task and protocol, and the time of each step."""
+    """One row per task and phase, and the time of each step."""
     rows = [
-        "| task | protocol | n | accuracy | p50 ms | p99 ms | samples by level γ | by the small model |",
+        "| task | phase | answered | rejected | accuracy | p50 ms | p99 ms | samples by level γ |",
         "|---|---|---|---|---|---|---|---|",
     ]
+    notes = []
     for name, task in demo["tasks"].items():
-        gammas = ", ".join(f"{gamma}: {count}" for gamma, count in task["gammas"].items())
-        early = f"{task['early_return_rate']:.0%}" if "early_return_rate" in task else "–"
-        for protocol in ("http", "grpc"):
-            one = task[protocol]
-            latency = f"{one['p50_ms']:.1f} | {one['p99_ms']:.1f}"
-            rows.append(
-                f"| {name} | {protocol} | {one['n']} | {one['accuracy']:.1%} | {latency} | {gammas} | {early} |"
-            )
+        for phase in ("http", "grpc", "burst"):
+            one = task[phase]
+            gammas = ", ".join(f"{gamma}: {count}" for gamma, count in one["gammas"].items())
+            counts = f"{one['n']} | {one['rejected']} | {one['accuracy']:.1%}"
+            rows.append(f"| {name} | {phase} | {counts} | {one['p50_ms']:.1f} | {one['p99_ms']:.1f} | {gammas} |")
+        if "early_return_rate" in task:
+            notes.append(f"The small model answered {task['early_return_rate']:.0%} of {name}.")
     steps = ", ".join(f"{step} {seconds:.1f}" for step, seconds in demo["steps_s"].items())
-    return "\n".join([*rows, "", f"Seconds: {steps}. Triton {demo['triton_version']}."])
+    return "\n".join([*rows, "", *notes, f"Seconds: {steps}. Triton {demo['triton_version']}."])
 
 
 def overhead_table(overhead: dict[str, Any]) -> str:

@@ -27,9 +27,11 @@ WITHIN_S = 4.0
 def server(
     tmp_path_factory: pytest.TempPathFactory, tiny_build: Path, serve_repository: Callable[..., Server]
 ) -> Server:
-    """The tiny project with an impatient watchdog, and a cascade that never trusts its small model."""
+    """The tiny project with an impatient watchdog, joint plans, and a cascade that never trusts its small model."""
     plan = load(Plan, tiny_build / "plan.json")
-    schedulers = {name: replace(part, answer_within_s=WITHIN_S) for name, part in plan.schedulers.items()}
+    schedulers = {
+        name: replace(part, answer_within_s=WITHIN_S, policy="joint") for name, part in plan.schedulers.items()
+    }
     cascades = {
         name: replace(part, small=replace(part.small, threshold=1.1)) if part.small else part
         for name, part in plan.cascades.items()

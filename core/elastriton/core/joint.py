@@ -82,6 +82,12 @@ def solve(
     return value[0, 0], first, run_size[first], run_level[first]
 
 
+def compile_now() -> None:
+    """Have `solve` compiled before the first decision: it takes seconds, or a moment where numba has it on disk."""
+    one, size = np.ones((1, 1)), np.ones(1, dtype=np.int64)
+    solve(np.ones(1), np.ones((1, 2)), size, one, 1.0, np.zeros(2), 1.0)
+
+
 class Joint:
     """Plan batches and levels jointly for all that waits; run the first batch of the plan; plan again afterwards.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Protocol
 
 from elastriton.core.latency import LatencyTable
@@ -49,8 +50,11 @@ class Outlook:
 
     def finish_s(self, items: Sequence[Item], gamma: int, now_s: float) -> float:
         """When a batch that starts now would have been answered."""
-        length = max(item.length for item in items)
-        return now_s + (self.latency.predict_ms(gamma, len(items), length) + self.overhead_ms) / 1000.0
+        return self.end_s(gamma, len(items), max(item.length for item in items), now_s)
+
+    def end_s(self, gamma: int, size: int, length: int, now_s: float) -> float:
+        """When a batch of `size` items, the longest of `length`, that starts now would have been answered."""
+        return now_s + (self.latency.predict_ms(gamma, size, length) + self.overhead_ms) / 1000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +96,19 @@ class LargestBatch:
 
     def decide(self, waiting: Sequence[Item], now_s: float, outlook: Outlook) -> Decision:
         drop: list[Item] = []
-        for start in range(len(waiting)):
-            deadline_s = waiting[start].deadline_s
-            for end in range(min(len(waiting), start + outlook.max_batch), start, -1):
-                batch = tuple(waiting[start:end])
-                finish = {gamma: outlook.finish_s(batch, gamma, now_s) for gamma in outlook.gammas(batch)}
-                feasible = [gamma for gamma in finish if finish[gamma] <= deadline_s]
-                if feasible:
-                    best = max(feasible, key=lambda gamma: (outlook.value(batch, gamma), -finish[gamma]))
-                    return Decision(batch, best, finish[best], tuple(drop))
-            drop.append(waiting[start])
+        for start, head in enumerate(waiting):
+            if outlook.reachable(head, now_s):
+                return self._largest(waiting[start : start + outlook.max_batch], now_s, outlook, tuple(drop))
+            drop.append(head)
         return Decision(drop=tuple(drop))
+
+    def _largest(self, urgent: Sequence[Item], now_s: float, outlook: Outlook, drop: tuple[Item, ...]) -> Decision:
+        longest = list(accumulate((item.length for item in urgent), max))
+        for size in range(len(urgent), 0, -1):
+            batch = tuple(urgent[:size])
+            finish_s = {g: outlook.end_s(g, size, longest[size - 1], now_s) for g in outlook.gammas(batch)}
+            feasible = [gamma for gamma, end_s in finish_s.items() if end_s <= urgent[0].deadline_s]
+            if feasible:
+                best = max((outlook.value(batch, gamma), -finish_s[gamma], gamma) for gamma in feasible)[2]
+                return Decision(batch, best, finish_s[best], drop)
+        raise AssertionError("the first item can be reached, so that a batch of one must be feasible")

