@@ -93,6 +93,7 @@ class _Run:
         size, gamma = len(decision.batch), decision.gamma
         free_s = now_s + self.setting.duration_s(gamma, size, self.noise[self.batches])
         answered_s = free_s + self.overhead_s
+        self.scheduler.ended(decision, now_s, free_s)
         self.batches += 1
         self.idle -= 1
         heapq.heappush(self.busy_until, free_s)

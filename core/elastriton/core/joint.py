@@ -1,18 +1,20 @@
-"""The joint plan: batches and their levels in one dynamic programme over the deadline-ordered queue.
+"""The joint plan: batches and their levels in one dynamic programme over the waiting items.
 
-With deadlines in order, some best schedule serves batches that are contiguous in that order once the dropped items are
-left out (an exchange argument as in Lawler and Moore, 1969). So, over positions i and times t on a grid,
+Given an order of the items, over positions i and times t on a grid,
 
-    V[i][t] = max of  V[i+1][t]                                                        drop item i
-                      gain(i, S, gamma, t) + V[i+S][t + latency(gamma, S)]            run the next S items at gamma
+    V[i][t] = max of  V[i+1][t]                                                  pass item i over
+                      gain(i, S, gamma) + V[i+S][t + latency(gamma, S)]          run the next S items at gamma
 
-where the gain counts the items whose deadline lies behind the batch's end, by prefix sums. V[n][t] prices the time that
-the executor is busy, see `price_per_s`. Compiled by numba.
+where a run must end before the first deadline in it (items that would be late are better passed over), and V[n][t]
+prices the time that the executor is busy, see core/load.py. For items that all gain alike, some best schedule follows
+the order of deadlines (an exchange argument as in Lawler and Moore, 1969). Tasks that gain differently want batches of
+their own, at levels of their own: so a few orders are solved, and the best plan is taken. Compiled by numba.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,7 +22,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from elastriton.core.load import ArrivalRate, price_of_time
-from elastriton.core.policy import Decision, Outlook
+from elastriton.core.policy import Decision, LargestBatch, Outlook
 from elastriton.core.queue import Item
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,75 +41,80 @@ def _compiled(function: F) -> F:
 
 @_compiled
 def solve(
-    deadlines: Floats, gains: Floats, sizes: Ints, latency: Floats, step: float, terminal: Floats, share: float
+    deadlines: Floats, gains: Floats, sizes: Ints, latency: Floats, step: float, times: int, price: float
 ) -> tuple[float, int, int, int]:
     """The best schedule: (value, items to pass over, size of the first batch, its level); size 0 where nothing pays.
 
-    All times are in ms from now: `deadlines` [n] ascending, `latency` [levels, sizes], `step` of the time grid.
-    `gains` [levels, n + 1] are prefix sums of utility x accuracy, `sizes` the batch sizes to consider, ascending, and
-    `terminal` [times] the value behind the queue. With several executors a batch takes `share` of the pool's time.
+    All times are in ms from now: `deadlines` [n], `latency` [levels, sizes], and the time grid of `times` steps of
+    `step`. `gains` [levels, n + 1] are prefix sums of utility x accuracy, `sizes` the batch sizes to consider,
+    ascending, and `price` what a ms of the executor's time is worth.
     """
     n = deadlines.shape[0]
     levels, n_sizes = latency.shape
-    times = terminal.shape[0]
-    steps = np.ceil(latency / step).astype(np.int64)
-    taken = np.ceil(latency * share / step).astype(np.int64)
-    in_time = np.searchsorted(deadlines, np.arange(times + steps.max() + 1) * step)  # first item still in time then
-    value = np.empty((n + 1, times))
-    value[n] = terminal
+    steps = np.ceil(latency / step - 1e-9).astype(np.int64)
+    value = np.empty((n + 1, times + 1))
+    value[n] = -price * step * np.arange(times + 1)
     run_size = np.zeros(n, dtype=np.int64)
     run_level = np.zeros(n, dtype=np.int64)
+    limit = np.empty(n_sizes)  # the first deadline among the next sizes[s] items
     for i in range(n - 1, -1, -1):
-        for t in range(times):
+        fitting, seen, first = 0, i, deadlines[i]
+        while fitting < n_sizes and i + sizes[fitting] <= n:
+            while seen < i + sizes[fitting]:
+                first = min(first, deadlines[seen])
+                seen += 1
+            limit[fitting] = first
+            fitting += 1
+        for t in range(times + 1):
             best = value[i + 1, t]
-            for s in range(n_sizes):
-                size = sizes[s]
-                if i + size > n:
+            for s in range(fitting):
+                if t * step > limit[s]:
                     break
+                size = sizes[s]
                 for g in range(levels):
-                    end = t + steps[g, s]
-                    late = in_time[end] if t > 0 else np.searchsorted(deadlines, latency[g, s])  # now: exactly
-                    if late >= i + size:
+                    end = min(t + steps[g, s], times)
+                    end_ms = latency[g, s] if t == 0 else (t + steps[g, s]) * step  # now: exactly
+                    if end_ms > limit[s]:
                         continue
-                    gain = gains[g, i + size] - gains[g, max(i, late)]
-                    total = gain + value[i + size, min(t + taken[g, s], times - 1)]
+                    total = gains[g, i + size] - gains[g, i] + value[i + size, end]
                     if total >= best - 1e-9:  # on a tie the larger batch, then the more accurate level
                         best = total
                         if t == 0:
                             run_size[i], run_level[i] = size, g
             value[i, t] = best
-    first = 0
-    while first < n - 1 and run_size[first] == 0:
-        first += 1
-    return value[0, 0], first, run_size[first], run_level[first]
+    first_run = 0
+    while first_run < n - 1 and run_size[first_run] == 0:
+        first_run += 1
+    return value[0, 0], first_run, run_size[first_run], run_level[first_run]
 
 
 def compile_now() -> None:
     """Have `solve` compiled before the first decision: it takes seconds, or a moment where numba has it on disk."""
-    one, size = np.ones((1, 1)), np.ones(1, dtype=np.int64)
-    solve(np.ones(1), np.ones((1, 2)), size, one, 1.0, np.zeros(2), 1.0)
+    solve(np.ones(1), np.ones((1, 2)), np.ones(1, dtype=np.int64), np.ones((1, 1)), 1.0, 2, 0.0)
 
 
 class Joint:
     """Plan batches and levels jointly for all that waits; run the first batch of the plan; plan again afterwards.
 
     1. Drop items that no level can answer in time any more, even alone.
-    2. Solve the dynamic programme over the queue, with time behind it priced at what recent arrivals would lose by it.
-       The price falls to zero as the queue itself fills half of the time it has: what the programme would have to drop
-       prices time better then. A queue of more than `POSITIONS` items is taken in chunks.
-    3. Where the queue holds more than can be served, solve it again for the items worth at least a cutoff, for a few
-       cutoffs, and take the best plan: neighbours in deadline need not be worth the same.
-    4. Run the first batch. Items that the plan passes over keep waiting: the next one may have room for them.
+    2. Solve the dynamic programme for the items by deadline, with the executor's time priced at what recent arrivals
+       would lose by it. The price falls to zero as the queue fills the time it has, and there is none where arrivals
+       saturate even the cheapest level: what the programme has to pass over prices time better then. A queue of more
+       than `POSITIONS` items is taken in chunks.
+    3. Where several tasks or utilities wait, solve it also for orders in which each of them comes in blocks, ordered by
+       their first deadline, and take the plan that is worth most.
+    4. Run its first batch. Items that the plan passes over keep waiting: the next one may have room for them.
     """
 
     TIMES = 64
-    SHARE = 0.8
     POSITIONS = 64
-    CUTOFFS = 3
+    SHARE = 0.8
+    SATURATED = 0.9
     SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
-    def __init__(self, *, priced: bool = True) -> None:
+    def __init__(self, *, priced: bool = True, blocks: Sequence[int] = (4, 16)) -> None:
         self._rate = ArrivalRate() if priced else None
+        self._blocks = tuple(blocks)
 
     def arrived(self, item: Item) -> None:
         """Note the arrival, for the price of time."""
@@ -124,38 +131,54 @@ class Joint:
         if not alive:
             return Decision(drop=drop)
         queue = _Queue(alive, now_s, outlook)
-        rate_per_ms = self._rate.per_s(now_s) / 1000.0 if self._rate is not None else 0.0
-        busy = queue.busy()
-        price = max(0.0, 1.0 - 2.0 * busy) * price_of_time(
-            rate_per_ms, queue.cost_ms, queue.worth.mean(axis=1).tolist()
-        )
-        best = self._plan(queue, np.arange(len(alive)), price)
-        if busy >= 1.0:
-            top = queue.worth.max(axis=0)
-            for cutoff in np.unique(np.round(top, 6))[1 : 1 + self.CUTOFFS]:
-                best = max(best, self._plan(queue, np.flatnonzero(top >= cutoff - 1e-6), 0.0), key=lambda plan: plan[0])
-        _, chosen, level = best
+        price = self._price_per_ms(queue, now_s)
+        plans = [self._plan(queue, order, price) for order in _orders(alive, self._blocks)]
+        _, chosen, level = max(plans, key=lambda plan: plan[0])
+        if len(chosen) == 0:  # chunks of a long queue can be too coarse for what is urgent in it
+            return replace(LargestBatch().decide(alive, now_s, outlook), drop=drop)
         batch = tuple(alive[index] for index in chosen)
         gamma = queue.gammas[level]
         return Decision(batch, gamma, outlook.finish_s(batch, gamma, now_s), drop)
 
-    def _plan(self, queue: _Queue, kept: Ints, price: float) -> tuple[float, Ints, int]:
-        """The value of the best plan for the items `kept`, and its first batch: item numbers and level."""
-        chunk = -(-len(kept) // self.POSITIONS)
-        starts = np.arange(0, len(kept), chunk)
-        left_ms = queue.left_ms[kept]
-        prefix = np.concatenate([np.zeros((len(queue.gammas), 1)), queue.worth[:, kept].cumsum(axis=1)], axis=1)
-        gains = prefix[:, np.append(starts, len(kept))]
+    def _price_per_ms(self, queue: _Queue, now_s: float) -> float:
+        if self._rate is None:
+            return 0.0
+        rate_per_ms = self._rate.per_s(now_s) / 1000.0
+        if rate_per_ms * min(queue.cost_ms) > self.SATURATED:
+            return 0.0
+        return (1.0 - queue.busy()) * price_of_time(rate_per_ms, queue.cost_ms, queue.worth.mean(axis=1).tolist())
+
+    def _plan(self, queue: _Queue, order: Ints, price: float) -> tuple[float, Ints, int]:
+        """The value of the best plan in this order, and its first batch: item numbers and level."""
+        chunk = min(-(-len(order) // self.POSITIONS), queue.max_batch)
+        order = order[: self.POSITIONS * chunk]
+        starts = np.arange(0, len(order), chunk)
+        left_ms = np.minimum.reduceat(queue.left_ms[order], starts)
+        prefix = np.concatenate([np.zeros((len(queue.gammas), 1)), queue.worth[:, order].cumsum(axis=1)], axis=1)
+        gains = prefix[:, np.append(starts, len(order))]
         most = min(len(starts), max(1, queue.max_batch // chunk))
         sizes = np.array([size for size in self.SIZES if size < most] + [most])
-        latency = queue.latency(np.minimum(sizes * chunk, len(kept)))
-        step = float(left_ms[-1]) / self.TIMES
+        latency = queue.latency(np.minimum(sizes * chunk, len(order)))
+        step = float(queue.left_ms.max()) / self.TIMES
         price = min(price, self.SHARE * float((gains[:, sizes] / latency).max()))
-        grid = np.arange(self.TIMES) * step
-        value, first, size, level = solve(left_ms[starts], gains, sizes, latency, step, -price * grid, 1.0)
+        value, first, size, level = solve(left_ms, gains, sizes, latency, step, self.TIMES, price)
         if size == 0:  # every batch looked too dear: an executor that idles earns nothing at all
-            value, first, size, level = solve(left_ms[starts], gains, sizes, latency, step, 0.0 * grid, 1.0)
-        return value, kept[first * chunk : (first + size) * chunk], level
+            value, first, size, level = solve(left_ms, gains, sizes, latency, step, self.TIMES, 0.0)
+        return value, order[first * chunk : (first + size) * chunk], level
+
+
+def _orders(items: Sequence[Item], blocks: Sequence[int]) -> list[Ints]:
+    """Item numbers by deadline; then, for each block size, in blocks of one task and utility, by first deadline."""
+    orders = [np.arange(len(items))]
+    classes: dict[tuple[str, float], list[int]] = {}
+    for index, item in enumerate(items):
+        classes.setdefault((item.task, item.utility), []).append(index)
+    if 1 < len(classes) < len(items):
+        for size in blocks:
+            parts = [members[i : i + size] for members in classes.values() for i in range(0, len(members), size)]
+            parts.sort(key=lambda part: part[0])
+            orders.append(np.array([index for part in parts for index in part]))
+    return orders
 
 
 class _Queue:
@@ -178,8 +201,8 @@ class _Queue:
 
     def latency(self, sizes: Ints) -> Floats:
         """The p99 of a batch in ms [levels, sizes]."""
-        rows = [self._table.row_ms(gamma, self._length) for gamma in self.gammas]
-        return np.array([[row[size] for size in sizes] for row in rows])
+        predict = self._table.predict_ms
+        return np.array([[predict(gamma, size, self._length) for size in sizes] for gamma in self.gammas])
 
     def busy(self) -> float:
         """The share of the time left that serving everything at the cheapest level would take, at most 1."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -27,7 +28,11 @@ class LatencyTable:
 
     Lengths are rounded up to the next measured one and batch sizes are interpolated. The measurements are made
     monotone first: more samples or more tokens never take less time (noise would say otherwise here and there).
+    Every prediction is multiplied by `inflation`, which `observe` keeps at what the machine turns out to need.
     """
+
+    RISE = 0.05
+    MAX_INFLATION = 4.0
 
     def __init__(self, cells: Iterable[Cell]) -> None:
         """Raises ConfigError where a cell of the grid gamma x length x batch is missing."""
@@ -41,6 +46,7 @@ class LatencyTable:
         self.gammas: tuple[int, ...] = tuple(gammas)
         self.lengths: tuple[int, ...] = tuple(lengths)
         self.max_batch: int = batches[-1]
+        self.inflation = 1.0
         self._cost_ms: dict[tuple[int, int], float] = {}
         every = np.arange(self.max_batch + 1)
         self._ms: dict[int, list[list[float]]] = {
@@ -50,10 +56,18 @@ class LatencyTable:
 
     def predict_ms(self, gamma: int, batch: int, length: int) -> float:
         """The p99 in ms of `batch` samples whose longest has `length` tokens; sizes beyond the table are errors."""
-        return self.row_ms(gamma, length)[batch]
+        return self.inflation * self._measured_ms(gamma, length)[batch]
 
-    def row_ms(self, gamma: int, length: int) -> list[float]:
-        """The p99 in ms by batch size, 0 … max_batch."""
+    def observe(self, predicted_ms: float, took_ms: float) -> None:
+        """Note how long a batch took that was predicted to take `predicted_ms` (inflation included).
+
+        The inflation follows the 99th percentile of the error by stochastic approximation (Robbins and Monro, 1951):
+        a step up where a batch took longer, a ninety-ninth of it down where it did not. It never falls below 1.
+        """
+        step = self.RISE if took_ms > predicted_ms else -self.RISE / 99.0
+        self.inflation = min(self.MAX_INFLATION, max(1.0, self.inflation * math.exp(step)))
+
+    def _measured_ms(self, gamma: int, length: int) -> list[float]:
         for row, measured in zip(self._ms[gamma], self.lengths, strict=True):
             if length <= measured:
                 return row
@@ -63,9 +77,9 @@ class LatencyTable:
         """The executor's time per sample in ms, in batches of the best size."""
         key = (gamma, length)
         if key not in self._cost_ms:
-            each = (self.predict_ms(gamma, batch, length) / batch for batch in range(1, self.max_batch + 1))
-            self._cost_ms[key] = min(each)
-        return self._cost_ms[key]
+            row = self._measured_ms(gamma, length)
+            self._cost_ms[key] = min(row[batch] / batch for batch in range(1, self.max_batch + 1))
+        return self.inflation * self._cost_ms[key]
 
     def fastest_ms(self, length: int, gammas: Sequence[int]) -> float:
         """The p99 in ms of one sample alone at the fastest of `gammas`."""

@@ -37,8 +37,9 @@ class Outlook:
         """The least time from now to the answer of `item`: alone, at once, at its fastest level."""
         key = (item.task, item.length)
         if key not in self._fastest:
-            self._fastest[key] = self.latency.fastest_ms(item.length, self.gammas([item])) + self.overhead_ms
-        return self._fastest[key]
+            fastest_ms = self.latency.fastest_ms(item.length, self.gammas([item]))
+            self._fastest[key] = fastest_ms / self.latency.inflation
+        return self.latency.inflation * self._fastest[key] + self.overhead_ms
 
     def reachable(self, item: Item, now_s: float) -> bool:
         """Whether some level would answer `item` in time if it ran alone and now."""

@@ -52,6 +52,11 @@ class Scheduler:
         self.waiting.remove((*decision.batch, *decision.drop))
         return decision
 
+    def ended(self, decision: Decision, started_s: float, ended_s: float) -> None:
+        """Learn from a batch that has run: predictions are inflated where batches take longer than predicted."""
+        predicted_ms = (decision.finish_s - started_s) * 1000.0 - self.outlook.overhead_ms
+        self.outlook.latency.observe(predicted_ms, (ended_s - started_s) * 1000.0)
+
     def expire(self, now_s: float) -> list[Item]:
         """Take out the items whose deadline has passed while every executor was busy."""
         late = [item for item in self.waiting if item.deadline_s <= now_s]

@@ -33,9 +33,11 @@ class SchedulerMetrics:
         self._size = sizes.metric({"model": model}, _SIZE_BUCKETS)
         self._took = times.metric({"model": model}, _MS_BUCKETS)
         self._waiting = _Family("GAUGE", "elastriton_waiting", "Samples that wait").metric({"model": model})
+        inflation = _Family("GAUGE", "elastriton_latency_inflation", "Factor on the profile's latency, learnt online")
+        self._inflation = inflation.metric({"model": model})
         self._dropped = _Family("COUNTER", "elastriton_dropped_total", "Samples dropped late").metric({"model": model})
 
-    def batch(self, decision: Decision, took_s: float, waiting: int) -> None:
+    def batch(self, decision: Decision, took_s: float, waiting: int, inflation: float) -> None:
         """Note one batch, after its answers are out."""
         with _LOCK:
             self._batches[decision.gamma].value.increment(1)
@@ -43,6 +45,7 @@ class SchedulerMetrics:
             self._size.value.observe(float(len(decision.batch)))
             self._took.value.observe(took_s * 1000.0)
             self._waiting.value.set(float(waiting))
+            self._inflation.value.set(inflation)
             self._dropped.value.increment(len(decision.drop))
 
 

@@ -28,8 +28,8 @@ Answer = Callable[[Item, Any], None]
 class Observer(Protocol):
     """Is told what happened, after the answers are out (runtime/metrics.py)."""
 
-    def batch(self, decision: Decision, took_s: float, waiting: int) -> None:
-        """A batch has been run."""
+    def batch(self, decision: Decision, took_s: float, waiting: int, inflation: float) -> None:
+        """A batch has been run: how long it took, what waits now, and the factor on predicted latencies."""
         ...
 
 
@@ -74,10 +74,15 @@ class Worker:
         if decision.batch:
             started_s = self.clock()
             results = self._results(decision)
+            ended_s = self.clock()
             for item, result in zip(decision.batch, results, strict=True):
                 self._answer(item, result)
+            if not isinstance(results[0], RequestError):  # how long a failure took says nothing about the encoder
+                with self._wake:
+                    self._scheduler.ended(decision, started_s, ended_s)
             if self._observer:
-                self._observer.batch(decision, self.clock() - started_s, len(self._scheduler.waiting))
+                inflation = self._scheduler.outlook.latency.inflation
+                self._observer.batch(decision, ended_s - started_s, len(self._scheduler.waiting), inflation)
 
     def stop(self) -> None:
         """Answer what still waits and end the threads; a batch that runs is awaited for a few seconds."""

@@ -62,7 +62,7 @@ def test_the_first_move_loses_nothing(deadlines: list[int], utilities: list[int]
     latency = np.array([[fast * size for size in sizes], [(fast + extra) * size for size in sizes]], dtype=float)
     gains = np.concatenate([np.zeros((2, 1)), worth.cumsum(axis=1)], axis=1)
     times = 32  # a grid of whole ms: all latencies are, so that nothing is rounded
-    value, first, size, level = solve(np.array(due), gains, np.array(sizes), latency, 1.0, np.zeros(times), 1.0)
+    value, first, size, level = solve(np.array(due), gains, np.array(sizes), latency, 1.0, times, 0.0)
     optimum = best_value(due, worth, latency, sizes, 0.0)
     if size == 0:
         assert optimum == 0.0
@@ -112,6 +112,11 @@ def test_a_busy_stream_makes_a_short_queue_take_the_fast_level() -> None:
     assert level_after(1, priced=True) == 0
     assert level_after(400, priced=True) == -8
     assert level_after(400, priced=False) == 0
+
+
+def test_a_long_and_urgent_queue_is_never_left_alone() -> None:
+    waiting = [item(2.1 + 0.001 * i, task=("easy", "hard")[i % 2]) for i in range(400)]
+    assert Joint().decide(waiting, 0.0, outlook()).batch
 
 
 @given(

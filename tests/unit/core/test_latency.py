@@ -83,3 +83,28 @@ def test_the_fastest_level_for_one_sample() -> None:
     latency = LatencyTable(cells)
     assert latency.fastest_ms(8, [-2, 0]) == 4.0
     assert latency.fastest_ms(8, [0]) == 5.0
+
+
+def test_inflation_follows_the_99th_percentile_of_the_error() -> None:
+    table = LatencyTable([Cell(0, 17, 1, 1.0, 10.0, 50)])
+    generator = np.random.default_rng(0)
+    late = []
+    for turn in range(20_000):
+        predicted_ms = table.predict_ms(0, 1, 17)
+        took_ms = 12.0 * float(generator.lognormal(0.0, 0.2))
+        table.observe(predicted_ms, took_ms)
+        if turn > 2000:
+            late.append(took_ms > predicted_ms)
+    assert 0.985 <= 1.0 - np.mean(late) <= 0.995
+    assert table.inflation == pytest.approx(1.2 * np.exp(0.2 * 2.326), rel=0.15)
+    assert table.cost_ms(0, 17) == pytest.approx(table.predict_ms(0, 1, 17))
+
+
+def test_a_machine_that_keeps_its_word_is_not_inflated() -> None:
+    table = LatencyTable([Cell(0, 17, 1, 1.0, 10.0, 50)])
+    for _ in range(100):
+        table.observe(10.0, 9.0)
+    assert table.inflation == 1.0
+    for _ in range(1000):
+        table.observe(10.0, 1e6)
+    assert table.inflation == LatencyTable.MAX_INFLATION

@@ -124,3 +124,13 @@ def test_expire_takes_out_what_is_late_and_nothing_else() -> None:
     assert s.expire(0.05) == []
     assert [item.deadline_s for item in s.expire(0.2)] == [0.1, 0.2]
     assert [item.deadline_s for item in s.waiting] == [0.3]
+
+
+def test_batches_that_take_longer_than_predicted_make_it_careful() -> None:
+    s = scheduler()
+    s.admit(items(1000), 0.0)
+    decision = s.next(0.0)
+    assert decision is not None
+    before_ms = s.outlook.needed_ms(decision.batch[0])
+    s.ended(decision, 0.0, decision.finish_s + 1.0)
+    assert s.outlook.needed_ms(decision.batch[0]) > before_ms

@@ -125,7 +125,7 @@ def test_an_error_in_the_observer_does_not_end_the_worker() -> None:
     class Observer:
         calls = 0
 
-        def batch(self, decision: Decision, took_s: float, waiting: int) -> None:
+        def batch(self, decision: Decision, took_s: float, waiting: int, inflation: float) -> None:
             self.calls += 1
             raise RuntimeError("metrics are down")
 

@@ -1,0 +1,75 @@
+"""How long a decision takes: every policy on queues of 1 to 1,000 waiting samples of three tasks, 8 levels.
+
+python bench/decision.py        (about a minute; writes bench/results/decision.json)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from elastriton.core.latency import Cell, LatencyTable
+from elastriton.core.policies import POLICIES
+from elastriton.core.policy import Outlook
+from elastriton.core.queue import Item
+from elastriton.generator.machine import this_machine
+
+GAMMAS = (-16, -12, -8, -4, 0, 2, 4, 8)
+TASKS = (("a", 65.0, 1.0), ("b", 130.0, 1.0), ("c", 260.0, 2.0))
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+WAITING = (1, 8, 64, 256, 1000)
+
+
+def outlook() -> Outlook:
+    """A ViT-like table: 6 ms and 4 ms a sample, divided by the level's speed-up."""
+    speed_up = dict(zip(GAMMAS, (2.4, 1.9, 1.5, 1.2, 1.0, 0.99, 0.98, 0.96), strict=True))
+    cells = [Cell(g, 65, size, 0.0, (6.0 + 4.0 * size) / speed_up[g], 50) for g in GAMMAS for size in SIZES]
+    accuracy = {
+        name: {g: 0.95 - 0.01 * k * i for i, g in enumerate(reversed(GAMMAS))} for k, (name, *_) in enumerate(TASKS)
+    }
+    return Outlook(LatencyTable(cells), accuracy, max(SIZES))
+
+
+def queue(n: int, generator: np.random.Generator) -> list[Item]:
+    """`n` samples that arrived within the last moments, most urgent first."""
+    items = []
+    for _ in range(n):
+        name, slo_ms, utility = TASKS[generator.integers(len(TASKS))]
+        age_ms = generator.uniform(0.0, 0.6 * slo_ms)
+        items.append(Item(name, -age_ms / 1000.0, (slo_ms - age_ms) / 1000.0, utility, 65))
+    return sorted(items, key=lambda item: item.deadline_s)
+
+
+def main() -> None:
+    """Time every policy on fresh queues; write and print median and p99."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results/decision.json")
+    parser.add_argument("--runs", type=int, default=400)
+    arguments = parser.parse_args()
+    view = outlook()
+    rows = []
+    for name, make in POLICIES.items():
+        policy = make()
+        for n in WAITING:
+            queues = [queue(n, np.random.default_rng(seed)) for seed in range(arguments.runs)]
+            samples_ms = []
+            for waiting in queues:
+                before_s = time.perf_counter()
+                policy.decide(waiting, 0.0, view)
+                samples_ms.append((time.perf_counter() - before_s) * 1000.0)
+            p50_ms, p99_ms = np.percentile(samples_ms[10:], [50, 99])
+            rows.append(
+                {"policy": name, "waiting": n, "p50_ms": round(float(p50_ms), 3), "p99_ms": round(float(p99_ms), 3)}
+            )
+            print(rows[-1])
+    result = {"levels": len(GAMMAS), "runs": arguments.runs, "rows": rows, "machine": asdict(this_machine())}
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
