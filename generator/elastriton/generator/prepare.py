@@ -21,6 +21,7 @@ from elastriton.core.plan import ExecutorPlan
 from elastriton.core.profile import Artifact, TextSpec, digest
 from elastriton.generator.config import Config, EncoderConfig, TaskConfig, resolve
 from elastriton.generator.export import export_text, export_vision
+from elastriton.generator.lora import whole_model
 from elastriton.runtime.graphs import TOKENIZER_FILE, TORCH_FOLDER
 from elastriton.runtime.heads import Floats, TaskHead, save_head
 from elastriton.runtime.models import Head, TextModel, VisionModel, load_text, load_vision
@@ -40,7 +41,13 @@ def prepare_encoder(name: str, config: Config, base: Path, artifacts: Path) -> P
     """Load and export one encoder and the heads of its tasks. Raises ConfigError where they do not fit together."""
     encoder = config.encoders[name]
     tasks = {task_name: task for task_name, task in config.tasks.items() if task.encoder == name}
-    source = resolve(encoder.model, base)
+    with whole_model(resolve(encoder.model, base)) as source:
+        return _prepare(name, encoder, tasks, source, base, artifacts)
+
+
+def _prepare(
+    name: str, encoder: EncoderConfig, tasks: dict[str, TaskConfig], source: str, base: Path, artifacts: Path
+) -> PreparedEncoder:
     model = load_vision(source) if encoder.kind == "vision" else load_text(source)
     levels = tuple(constant_level(gamma, model.depth) for gamma in sorted(encoder.levels))
     heads = {task_name: _head(task_name, task, model.head, base) for task_name, task in tasks.items()}
@@ -75,16 +82,16 @@ def prepare_encoder(name: str, config: Config, base: Path, artifacts: Path) -> P
 
 def prepare_small(task_name: str, model: str, labels: tuple[str, ...], base: Path, artifacts: Path) -> Artifact:
     """Load and export the small model of a cascade. Raises ConfigError where its labels are not the task's."""
-    source = resolve(model, base)
-    small = load_text(source)
-    if small.head.labels != labels:
-        raise ConfigError(
-            f"small model {model} of task {task_name} has other labels than the large one, or another order"
-        )
     folder = _fresh(artifacts / f"{task_name}_small")
-    export_text(small.encoder, (TokenLevel(0),), folder)
-    save_head(folder, TaskHead(task_name, small.head.weight, small.head.bias))
-    _tokenizer(source, folder, artifacts)
+    with whole_model(resolve(model, base)) as source:
+        small = load_text(source)
+        if small.head.labels != labels:
+            raise ConfigError(
+                f"small model {model} of task {task_name} has other labels than the large one, or another order"
+            )
+        export_text(small.encoder, (TokenLevel(0),), folder)
+        save_head(folder, TaskHead(task_name, small.head.weight, small.head.bias))
+        _tokenizer(source, folder, artifacts)
     return _artifact(folder, artifacts)
 
 

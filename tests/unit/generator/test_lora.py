@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from elastriton.generator.lora import DeltaError, merge_delta
+from elastriton.generator.lora import DeltaError, merge_delta, whole_model
 
 QUERY = "encoder.layer.{}.attention.self.query"
 CONFIG: dict[str, Any] = {"model_type": "bert", "num_hidden_layers": 1, "id2label": {"0": "no", "1": "yes"}}
@@ -30,7 +30,9 @@ def make_base(folder: Path, prefix: str = "", kind: Any = np.float32) -> Arrays:
     return tensors
 
 
-def make_delta(folder: Path, config: Arrays = CONFIG, scale: str | None = "0.5", **changes: Any) -> Arrays:
+def make_delta(
+    folder: Path, config: Arrays = CONFIG, scale: str | None = "0.5", base: str | None = None, **changes: Any
+) -> Arrays:
     """A delta of rank 2 on the query of layer 0, a pooler and a head; `changes` with value None remove a tensor."""
     rng = np.random.default_rng(1)
     folder.mkdir()
@@ -43,7 +45,9 @@ def make_delta(folder: Path, config: Arrays = CONFIG, scale: str | None = "0.5",
         "classifier.bias": np.zeros(2, np.float16),
     } | changes
     tensors = {name: value for name, value in tensors.items() if value is not None}
-    save_file(tensors, folder / "delta.safetensors", None if scale is None else {"scale": scale})
+    entries = {"scale": scale, "base": base}
+    metadata = {name: value for name, value in entries.items() if value is not None}
+    save_file(tensors, folder / "delta.safetensors", metadata or None)
     (folder / "config.json").write_text(json.dumps(config))
     return tensors
 
@@ -53,8 +57,8 @@ def make_delta(folder: Path, config: Arrays = CONFIG, scale: str | None = "0.5",
 def test_merges_in_fp32_and_drops_what_the_classifier_does_not_need(tmp_path: Path, prefix: str, kind: Any) -> None:
     base = make_base(tmp_path / "base", prefix, kind)
     delta = make_delta(tmp_path / "delta")
-    merge_delta(tmp_path / "base", tmp_path / "delta", tmp_path / "new" / "model")
-    merged = load_file(tmp_path / "new" / "model" / "model.safetensors")
+    merge_delta(tmp_path / "base", tmp_path / "delta", tmp_path / "model")
+    merged = load_file(tmp_path / "model" / "model.safetensors")
     module = "bert." + QUERY.format(0)
     assert set(merged) == {f"{module}.weight", "bert.pooler.dense.weight", "classifier.weight", "classifier.bias"}
     assert {value.dtype for value in merged.values()} == {np.dtype(np.float32)}
@@ -62,9 +66,8 @@ def test_merges_in_fp32_and_drops_what_the_classifier_does_not_need(tmp_path: Pa
     expected = base[QUERY.format(0) + ".weight"].astype(np.float32) + 0.5 * b @ a
     np.testing.assert_allclose(merged[f"{module}.weight"], expected, rtol=1e-6)
     np.testing.assert_array_equal(merged["bert.pooler.dense.weight"], delta["bert.pooler.dense.weight"])
-    assert json.loads((tmp_path / "new" / "model" / "config.json").read_text()) == CONFIG
-    assert (tmp_path / "new" / "model" / "vocab.txt").read_text() == "[PAD]\n"
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["model"]
+    assert json.loads((tmp_path / "model" / "config.json").read_text()) == CONFIG
+    assert (tmp_path / "model" / "vocab.txt").read_text() == "[PAD]\n"
 
 
 MODULE = "bert." + QUERY.format(0)
@@ -92,12 +95,40 @@ def test_says_what_does_not_fit_and_leaves_nothing(tmp_path: Path, changes: Arra
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "delta"]
 
 
-def test_refuses_an_existing_destination(tmp_path: Path) -> None:
+def test_a_folder_without_a_delta_is_taken_as_it_is(tmp_path: Path) -> None:
     make_base(tmp_path / "base")
-    make_delta(tmp_path / "delta")
-    (tmp_path / "model").mkdir()
-    with pytest.raises(DeltaError, match="already exists"):
-        merge_delta(tmp_path / "base", tmp_path / "delta", tmp_path / "model")
+    for source in (str(tmp_path / "base"), "some/hub-id"):
+        with whole_model(source) as folder:
+            assert folder == source
+
+
+def test_a_delta_becomes_a_whole_model_for_as_long_as_needed(tmp_path: Path) -> None:
+    make_base(tmp_path / "base")
+    make_delta(tmp_path / "delta", base="../base")
+    with whole_model(str(tmp_path / "delta")) as folder:
+        assert (Path(folder) / "model.safetensors").is_file()
+        assert Path(folder).name == "delta"
+    assert not Path(folder).exists()
+
+
+def test_the_base_may_be_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "site" / "base_of_test"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    make_base(package / "model")
+    make_delta(tmp_path / "delta", base="base_of_test")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    with whole_model(str(tmp_path / "delta")) as folder:
+        assert (Path(folder) / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("base", "message"), [(None, "lacks the metadata 'base'"), ("no_such_base", "pip install no-such-base")]
+)
+def test_a_base_that_is_not_at_hand_is_named(tmp_path: Path, base: str | None, message: str) -> None:
+    make_delta(tmp_path / "delta", base=base)
+    with pytest.raises(DeltaError, match=message), whole_model(str(tmp_path / "delta")):
+        pass
 
 
 def test_says_which_file_is_missing_or_broken(tmp_path: Path) -> None:

@@ -169,5 +169,5 @@ def test_a_model_that_pools_otherwise_is_refused(pool: str) -> None:
 @pytest.mark.parametrize("name", ["resnet18", "beit_base_patch16_224"])
 def test_a_model_of_another_family_is_refused(name: str) -> None:
     shape = {} if name == "resnet18" else TINY
-    with pytest.raises(ConfigError, match="elastriton runs timm's VisionTransformer family"):
+    with pytest.raises(ConfigError, match="not timm's plain pre-norm VisionTransformer"):
         ElasticViT(timm.create_model(name, pretrained=False, **shape), MEAN, STD)
