@@ -22,14 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from bound import clairvoyant
-from loads import available, make_load
 from peers import policies
 from rich.console import Console
 from rich.progress import track
 from setting import Setting, from_profile, synthetic
 from simulator import simulate
 from summary import summarise
+from traces import available
 
+from elastriton.generator.loads import make_load
 from elastriton.generator.machine import this_machine
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +51,7 @@ class Cell:
 
 def run_cell(setting: Setting, requests: int, cell: Cell) -> tuple[list[Record], Record]:
     """The records of all policies and the bound, and what is worth knowing about the cell beside them."""
-    load = make_load(cell.trace, requests, cell.load * setting.capacity_per_s, cell.seed)
+    load = make_load(available()[0][cell.trace], requests, cell.load * setting.capacity_per_s, cell.seed)
     items = setting.items(load.arrivals_s, cell.seed)
     started = time.perf_counter()
     bound = clairvoyant(setting, items)

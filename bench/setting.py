@@ -1,6 +1,7 @@
 """The setting of the simulated bench: a latency table, tasks with deadlines and utilities, and the noise of durations.
 
-`synthetic()` is a ViT-like table that needs no measurement; `from_profile()` takes a measured one. A profile with a
+`synthetic()` is a ViT-like table that needs no measurement; `from_profile()` takes a measured one, `from_plan()` a
+plan. A profile with a
 single vision task yields three tasks: its accuracy loss against level 0 is scaled by 0.5, 1 and 2. Deadlines are 6, 12
 and 24 times the p99 of one sample at level 0, utilities 1, 1 and 2, and requests spread evenly over the tasks.
 """
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elastriton.core.latency import Cell, LatencyTable
+from elastriton.core.plan import SchedulerPlan
 from elastriton.core.planner import useful_gammas
 from elastriton.core.policy import Outlook
 from elastriton.core.profile import load_profile
@@ -45,6 +47,7 @@ class Setting:
     cells: tuple[Cell, ...]
     tasks: tuple[Task, ...]
     accuracy: dict[str, dict[int, float]]
+    overhead_ms: float = 0.0
 
     @property
     def length(self) -> int:
@@ -55,7 +58,7 @@ class Setting:
     def outlook(self) -> Outlook:
         """What policies see: the p99 table."""
         table = LatencyTable(self.cells)
-        return Outlook(table, self.accuracy, table.max_batch)
+        return Outlook(table, self.accuracy, table.max_batch, self.overhead_ms)
 
     @cached_property
     def p50_ms(self) -> dict[int, list[float]]:
@@ -118,6 +121,13 @@ def from_profile(path: Path) -> Setting:
     if len(measured) >= len(SLO_FACTORS):
         return _setting(source, cells, dict(list(measured.items())[: len(SLO_FACTORS)]))
     return _three_tasks(source, cells, next(iter(measured.values())))
+
+
+def from_plan(plan: SchedulerPlan) -> Setting:
+    """A served plan as it is: its tasks, deadlines and levels."""
+    tasks = tuple(Task(name, task.utility, task.slo_ms) for name, task in plan.tasks.items())
+    accuracy = {name: {point.gamma: point.accuracy for point in task.accuracy} for name, task in plan.tasks.items()}
+    return Setting("a served plan", plan.latency, tasks, accuracy, plan.overhead_ms)
 
 
 def _three_tasks(source: str, cells: tuple[Cell, ...], measured: dict[int, float]) -> Setting:

@@ -120,6 +120,41 @@ def serve(
 
 
 @app.command()
+def replay(
+    config: ConfigPath = Path("elastriton.yaml"),
+    url: Annotated[str, Option(help="The served repository.")] = "grpc://127.0.0.1:8001",
+    trace: Annotated[str, Option(help="poisson, mmpp, step, sinusoid, or a .csv with a column TIMESTAMP.")] = "step",
+    rate: Annotated[float, Option(min=0.001, help="Mean requests per second.")] = 50.0,
+    requests: Annotated[int, Option(min=1)] = 1000,
+    seed: Annotated[int, Option(min=0)] = 0,
+    task: Annotated[list[str] | None, Option(help="Only these tasks; by default all with data.")] = None,
+    json_file: Annotated[Path | None, Option("--json", help="Also write every request as JSON.")] = None,
+    report: Annotated[Path | None, Option(help="Draw load, levels and utility over time (.png, .svg, .pdf).")] = None,
+    against: Annotated[list[Path] | None, Option(help="Earlier replays (--json) to draw beside this one.")] = None,
+) -> None:
+    """Send a trace of labelled requests to a server, open loop, and tell how many were right in time."""
+    import asyncio
+
+    from elastriton.generator.config import load_config
+    from elastriton.generator.loads import make_load
+    from elastriton.generator.replay import draw, labelled_samples, summarise
+    from elastriton.generator.replay import replay as run
+    from elastriton.generator.report import draw_report, load, save
+    from elastriton.generator.show import show_replay
+
+    earlier = {path.stem: load(path) for path in against or ()}
+    samples = labelled_samples(load_config(config), config.parent, task or ())
+    arrivals = make_load(trace, requests, rate, seed)
+    sent = asyncio.run(run(url, arrivals, draw(samples, len(arrivals.arrivals_s), seed)))
+    show_replay(summarise(sent))
+    if json_file is not None:
+        setting = {"trace": trace, "rate_per_s": rate, "seed": seed, "stretch": arrivals.stretch}
+        save(json_file, sent, setting)
+    if report is not None:
+        draw_report(report, {f"{trace}, {rate:g} requests per s": sent, **earlier})
+
+
+@app.command()
 def demo(
     directory: Annotated[Path, Option(help="The demo's models and data.")] = Path("examples/demo"),
     build: Build = Path("build/demo"),

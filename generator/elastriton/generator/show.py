@@ -13,6 +13,7 @@ from rich.table import Table
 from elastriton.core.plan import Plan
 from elastriton.core.profile import Profile
 from elastriton.generator.measure import Advance
+from elastriton.generator.replay import Summary
 
 console = Console()
 
@@ -80,3 +81,17 @@ def show_plan(plan: Plan) -> None:
     console.print(table)
     for note in plan.notes:
         console.print(note)
+
+
+def show_replay(summary: Summary) -> None:
+    """Print what became of a replay's requests."""
+    table = Table(title=f"{summary.requests} requests", title_justify="left", show_header=False)
+    table.add_row("utility (right and in time)", f"{summary.utility:.0f}")
+    table.add_row("answered in time", f"{summary.on_time:.1%}")
+    table.add_row("accuracy of these", f"{summary.accuracy:.1%}")
+    table.add_row("latency p50, p99", f"{summary.p50_ms:.1f} ms, {summary.p99_ms:.1f} ms")
+    table.add_row("rejected: no level in time", f"{summary.dropped:.1%}")
+    table.add_row("failed", f"{summary.failed}")
+    table.add_row("answers by level γ", ", ".join(f"{gamma}: {count}" for gamma, count in summary.gammas.items()))
+    table.add_row("sent late by this client, p99", f"{summary.lag_p99_ms:.1f} ms")
+    console.print(table)

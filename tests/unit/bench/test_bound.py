@@ -7,13 +7,13 @@ import bound
 import numpy as np
 import pytest
 from bound import clairvoyant
-from loads import make_load
 from peers import policies
 from setting import Setting, Task, synthetic
 from simulator import simulate
 
 from elastriton.core.latency import Cell
 from elastriton.core.queue import Item
+from elastriton.generator.loads import make_load
 
 
 def instance(rng: np.random.Generator) -> tuple[Setting, list[Item]]:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from loads import make_load
 from peers import policies
 from setting import Setting, Task, synthetic
 from simulator import simulate
@@ -12,6 +11,7 @@ from simulator import simulate
 from elastriton.core.latency import Cell
 from elastriton.core.policy import Decision, LargestBatch, Outlook
 from elastriton.core.queue import Item
+from elastriton.generator.loads import make_load
 
 
 def exact(*slo_ms: float, max_batch: int = 4) -> Setting:

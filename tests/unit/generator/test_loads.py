@@ -1,19 +1,24 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from loads import RECORDED, available, make_load
+from traces import RECORDED, available
+
+from elastriton.core.errors import ConfigError
+from elastriton.generator.loads import make_load
 
 TRACES, _ = available()
 
 
 @pytest.mark.parametrize("trace", TRACES)
 def test_loads_have_the_promised_mean_rate_and_repeat(trace: str) -> None:
-    load = make_load(trace, 1500, 200.0, seed=1)
+    load = make_load(TRACES[trace], 1500, 200.0, seed=1)
     assert len(load.arrivals_s) / load.arrivals_s[-1] == pytest.approx(200.0)
     assert np.all(np.diff(load.arrivals_s) >= 0.0)
-    assert np.array_equal(load.arrivals_s, make_load(trace, 1500, 200.0, seed=1).arrivals_s)
-    assert not np.array_equal(load.arrivals_s, make_load(trace, 1500, 200.0, seed=2).arrivals_s)
+    assert np.array_equal(load.arrivals_s, make_load(TRACES[trace], 1500, 200.0, seed=1).arrivals_s)
+    assert not np.array_equal(load.arrivals_s, make_load(TRACES[trace], 1500, 200.0, seed=2).arrivals_s)
     assert (load.stretch is not None) == (trace in RECORDED)
 
 
@@ -29,3 +34,10 @@ def test_mmpp_is_burstier_than_poisson() -> None:
         spread[trace] = counts.var() / counts.mean()
     assert spread["poisson"] < 1.5
     assert spread["mmpp"] > 5.0
+
+
+def test_what_is_no_trace_is_named(tmp_path: Path) -> None:
+    (tmp_path / "other.csv").write_text("when\n1\n")
+    for trace, message in (("poison", "none of poisson"), (str(tmp_path / "other.csv"), "no .csv with a column")):
+        with pytest.raises(ConfigError, match=message):
+            make_load(trace, 10, 1.0, seed=0)

@@ -1,8 +1,7 @@
-"""Arrivals: seeded synthetic processes and recorded traces, all with exactly the mean rate that is asked for.
+"""Arrivals for replays and simulations: seeded synthetic processes and recorded traces, at exactly the rate asked for.
 
-Shapes are drawn first and then stretched in time, so that `n` requests take n ÷ rate seconds: a cell's load is what its
-name says, and a shape's bursts keep their form. Recorded traces: the Azure LLM inference traces of 2023 (CC BY 4.0),
-from which each seed takes another contiguous window.
+Shapes are drawn first and then stretched in time, so that `n` requests take n ÷ rate seconds: a load is what its name
+says, and a shape's bursts keep their form. Of a recording, each seed takes another contiguous window.
 """
 
 from __future__ import annotations
@@ -17,8 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from elastriton.core.errors import ConfigError
+
 Floats = NDArray[np.float64]
-TRACES = Path(__file__).parents[2] / "shared/data/traces"
 BURST, BURST_SHARE, BURST_REQUESTS = 2.5, 0.25, 250.0
 STEP = (0.5, 2.0, 0.5)
 SWING, PERIODS = 0.8, 3.0
@@ -79,22 +79,18 @@ SYNTHETIC: dict[str, Callable[[int, np.random.Generator], Floats]] = {
     "step": step,
     "sinusoid": sinusoid,
 }
-RECORDED = {"azure-code": "azure_llm_2023_code.csv", "azure-conv": "azure_llm_2023_conv.csv"}
-
-
-def available() -> tuple[list[str], list[str]]:
-    """The traces that can be had here, and notes on those that cannot."""
-    missing = {name for name, file in RECORDED.items() if not (TRACES / file).is_file()}
-    notes = [f"trace {name} is skipped: {TRACES / RECORDED[name]} is missing" for name in sorted(missing)]
-    return [*SYNTHETIC, *(name for name in RECORDED if name not in missing)], notes
 
 
 def make_load(trace: str, n: int, rate_per_s: float, seed: int) -> Load:
-    """About `n` requests (fewer where a recording is shorter) at a mean of `rate_per_s`."""
+    """About `n` requests (fewer where a recording is shorter) at a mean of `rate_per_s`.
+
+    `trace` is one of SYNTHETIC, or a .csv file with one request per row and its time in a column TIMESTAMP, as the
+    Azure LLM inference traces have it. Raises ConfigError for anything else.
+    """
     rng = np.random.default_rng([seed, 0])
     if trace in SYNTHETIC:
         return Load(_stretched(SYNTHETIC[trace](n, rng), rate_per_s)[0])
-    recorded = _recorded(RECORDED[trace])
+    recorded = _recorded(Path(trace))
     n = min(n, len(recorded))
     start = int(rng.integers(len(recorded) - n + 1))
     before = recorded[start - 1] if start else recorded[0]
@@ -107,7 +103,12 @@ def _stretched(arrivals: Floats, rate_per_s: float) -> tuple[Floats, float]:
 
 
 @cache
-def _recorded(file: str) -> Floats:
-    with (TRACES / file).open(newline="") as lines:
-        stamps = [datetime.fromisoformat(row["TIMESTAMP"][:26]) for row in csv.DictReader(lines)]
+def _recorded(file: Path) -> Floats:
+    if not file.is_file():
+        raise ConfigError(f"trace {file} is none of {', '.join(SYNTHETIC)}, and no file")
+    try:
+        with file.open(newline="") as lines:
+            stamps = [datetime.fromisoformat(row["TIMESTAMP"][:26]) for row in csv.DictReader(lines)]
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"trace {file} is no .csv with a column TIMESTAMP: {type(error).__name__}: {error}") from None
     return np.sort(np.array([(stamp - stamps[0]).total_seconds() for stamp in stamps]))

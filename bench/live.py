@@ -1,0 +1,170 @@
+"""Policies live: the same arrivals, real images, a real tritonserver, true labels; beside what the simulator predicts.
+
+    python bench/live.py              # profile, then about 20 minutes of replays; writes bench/results/live.json
+
+For every seed and policy a server is started, and the traces are replayed against it one by one (seeds outside,
+policies inside: what drifts on the machine meets all of them). The load is a multiple of what level 0 keeps up with in
+the bare profile, and client, decoders and encoder share the machine's cores: served capacity is lower, and the loads
+are chosen lower for it. A record has the keys of policies.json; `simulated` is the utility that bench/simulator.py
+expects for the same arrivals and tasks, and `inflation` the last factor that the scheduler learnt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from live_tasks import write_project
+from peers import policies
+from rich.console import Console
+from setting import Setting, from_plan
+from simulator import simulate
+from traces import available
+
+from elastriton.core.plan import Plan
+from elastriton.generator.config import load_config
+from elastriton.generator.goals import plan_for
+from elastriton.generator.loads import make_load
+from elastriton.generator.machine import this_machine
+from elastriton.generator.profiler import profile
+from elastriton.generator.replay import Sample, draw, labelled_samples, replay, summarise
+from elastriton.generator.repository import generate
+from elastriton.generator.serve import Server
+from elastriton.generator.show import steps
+
+ROOT = Path(__file__).parents[1]
+POLICY_NAMES = ("ours", "largest-batch", "otas", "slackfit", "infaas", "pets", "fixed(-16)", "fixed(4)")
+TRACE_NAMES = ("step", "mmpp", "azure-code")
+LOADS = (0.35, 0.6, 0.9)
+WARM_UP = 200
+
+console = Console(width=150)
+Samples = dict[str, list[Sample]]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all replays have in common."""
+
+    plan: Plan
+    build: Path
+    samples: Samples
+    setting: Setting
+    requests: int
+    traces: dict[str, str]
+    loads: tuple[float, ...]
+
+
+def main() -> None:
+    """Profile, replay, compare, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", type=Path, default=ROOT / "build/live")
+    parser.add_argument("--output", type=Path, default=ROOT / "bench/results/live.json")
+    parser.add_argument("--requests", type=int, default=1200, help="requests per replay")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--policy", nargs="*", default=POLICY_NAMES)
+    parser.add_argument("--trace", nargs="*", default=TRACE_NAMES)
+    parser.add_argument("--load", nargs="*", type=float, default=LOADS)
+    parser.add_argument("--keep-profile", action="store_true", help="use the profile of an earlier run")
+    arguments = parser.parse_args()
+    path = write_project(arguments.build)
+    config = load_config(path)
+    if not arguments.keep_profile:
+        with steps("profile") as advance:
+            profile(config, path.parent, arguments.build, budget_s=0.3, advance=advance)
+    plan = plan_for(config, arguments.build)
+    [scheduler] = plan.schedulers.values()
+    sources, notes = available()
+    traces = {name: sources[name] for name in arguments.trace if name in sources}
+    samples = labelled_samples(config, path.parent)
+    setting = from_plan(scheduler)
+    bench = Bench(plan, arguments.build, samples, setting, arguments.requests, traces, tuple(arguments.load))
+    records: list[dict[str, Any]] = []
+    batches: list[dict[str, Any]] = []
+    for seed in range(arguments.seeds):
+        for name in arguments.policy:
+            for record, log in replays(bench, name, seed):
+                records.append(record)
+                batches.append({key: record[key] for key in ("trace", "load", "seed", "policy")} | {"batches": log})
+                console.print(shown(record))
+    arguments.output.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    meta = {
+        "capacity_per_s": setting.capacity_per_s,
+        "tasks": [asdict(task) for task in setting.tasks],
+        "accuracy": setting.accuracy,
+        "machine": asdict(this_machine()),
+        "requests": arguments.requests,
+        "notes": notes,
+    }
+    arguments.output.with_name("live_meta.json").write_text(json.dumps(meta) + "\n", encoding="utf-8")
+    (arguments.build / "batches.json").write_text(json.dumps(batches) + "\n", encoding="utf-8")
+
+
+def replays(bench: Bench, name: str, seed: int) -> Iterator[tuple[dict[str, Any], list[Any]]]:
+    """Serve under a policy and replay every trace at every load: the records, each with the log of its batches."""
+    with served(bench, name) as (server, log):
+        url = f"grpc://{server.grpc_url}"
+        calm = make_load("poisson", WARM_UP, 0.2 * bench.setting.capacity_per_s, seed)
+        asyncio.run(replay(url, calm, draw(bench.samples, WARM_UP, seed)))
+        for trace, source in bench.traces.items():
+            for load in bench.loads:
+                arrivals = make_load(source, bench.requests, load * bench.setting.capacity_per_s, seed)
+                log.write_text("")
+                count = len(arrivals.arrivals_s)
+                sent = asyncio.run(replay(url, arrivals, draw(bench.samples, count, seed)))
+                items = bench.setting.items(arrivals.arrivals_s, seed)
+                expected = simulate(bench.setting, items, policies(bench.setting)[name](), seed)
+                rows = [json.loads(line) for line in log.read_text().splitlines()]
+                summary = asdict(summarise(sent))
+                record = {"trace": trace, "load": load, "seed": seed, "policy": name, **summary}
+                record |= {"simulated": expected.utility, "inflation": rows[-1][4] if rows else 1.0}
+                yield record, rows
+
+
+@contextmanager
+def served(bench: Bench, policy: str) -> Iterator[tuple[Server, Path]]:
+    """A server whose scheduler runs `policy`, and the file that it logs its batches to."""
+    schedulers = {name: replace(one, policy=policy) for name, one in bench.plan.schedulers.items()}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        generate(replace(bench.plan, schedulers=schedulers), bench.build, folder / "repository")
+        with Server(folder / "repository", log=folder / "log", backend_directory=backends(folder)) as server:
+            yield server, folder / "batches"
+
+
+def backends(folder: Path) -> Path:
+    """Our backends, with the bench's in the place of the scheduler's."""
+    made = folder / "backends"
+    made.mkdir()
+    for backend in (ROOT / "backends").iterdir():
+        if backend.name != "elastic_scheduler":
+            (made / backend.name).symlink_to(backend)
+    (made / "elastic_scheduler").mkdir()
+    source = (
+        "import pathlib, sys",
+        f"sys.path.append({str(ROOT / 'bench')!r})",
+        "from live_backend import Logged, TritonPythonModel",
+        f"Logged.log = pathlib.Path({str(folder / 'batches')!r})",
+    )
+    (made / "elastic_scheduler/model.py").write_text("\n".join(source) + "\n")
+    return made
+
+
+def shown(record: dict[str, Any]) -> str:
+    """A record as a line."""
+    share = record["utility"] / record["requests"]
+    ratio = record["simulated"] / max(1.0, record["utility"])
+    cell = f"{record['trace']:<11}{record['load']:<5g}{record['seed']:<2}{record['policy']:<14}"
+    figures = f"on time {record['on_time']:.3f}  p99 {record['p99_ms']:5.0f} ms  dropped {record['dropped']:.3f}"
+    return f"{cell} utility {share:.3f}  simulated ÷ live {ratio:.2f}  {figures}  inflation {record['inflation']:.2f}"
+
+
+if __name__ == "__main__":
+    main()

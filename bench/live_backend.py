@@ -1,0 +1,51 @@
+"""The scheduler backend of the live bench: ours, with the peers among its policies and a line of JSON for every batch.
+
+bench/live.py puts a model.py beside our other backends that imports this file; nothing of it is part of the product.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from peers import policies
+from setting import from_plan
+
+from elastriton.core.plan import SchedulerPlan
+from elastriton.core.policies import POLICIES
+from elastriton.core.policy import Decision
+from elastriton.runtime import triton
+
+ROOT = Path(__file__).parents[1]
+
+_spec = importlib.util.spec_from_file_location("elastic_scheduler", ROOT / "backends/elastic_scheduler/model.py")
+assert _spec is not None
+assert _spec.loader is not None
+_backend: Any = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_backend)
+
+
+class Logged(_backend.SchedulerMetrics):  # type: ignore[misc]
+    """The metrics, and a line for every batch: level, size, expected and true time in ms, waiting, inflation."""
+
+    log = Path(os.devnull)
+
+    def batch(self, decision: Decision, took_s: float, waiting: int, inflation: float) -> None:
+        """Note one batch, after its answers are out."""
+        super().batch(decision, took_s, waiting, inflation)
+        row = [decision.gamma, len(decision.batch), round(took_s * 1000.0, 3), waiting, round(inflation, 4)]
+        with self.log.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(row) + "\n")
+
+
+class TritonPythonModel(_backend.TritonPythonModel):  # type: ignore[misc]
+    """The product's adapter with more policies."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Register the peers for this plan, then go on as always."""
+        _backend.SchedulerMetrics = Logged
+        POLICIES.update(policies(from_plan(triton.load_plan(SchedulerPlan, args))))
+        super().initialize(args)

@@ -1,0 +1,101 @@
+"""Two vision tasks on the demo's compact ViT, for the live bench: EuroSAT, and CIFAR-10 with a linear probe.
+
+The probe is a multinomial logistic regression on the frozen encoder's features of 10,000 training images, full batch,
+by L-BFGS with weight decay. CIFAR-10 is far from what the encoder was trained on: its accuracy is low, and meant to be.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+
+from elastriton.core.levels import constant_level
+from elastriton.core.plan import DecoderPlan
+from elastriton.runtime.images import decode_image
+from elastriton.runtime.models import VisionModel, load_vision
+
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / "examples/demo/models/eurosat-vit"
+DATA = ROOT.parent / "shared/data/vision"
+LEVELS = (-20, -16, -12, -8, -4, 0, 4)
+SLO_MS = {"eurosat": 150.0, "cifar10": 300.0}
+WEIGHT_DECAY = 1e-3
+
+
+def write_project(folder: Path) -> Path:
+    """Write elastriton.yaml (as JSON, which is YAML), the data and the probe into `folder`; return the configuration.
+
+    Without ../shared there is EuroSAT alone, on the images that ship with the demo.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    encoder = {"kind": "vision", "model": str(MODEL), "levels": LEVELS, "batches": [1, 2, 4, 8, 16, 32]}
+    eurosat = {"encoder": "vit", "prompts": str(MODEL / "prompts.safetensors"), "slo_ms": SLO_MS["eurosat"]}
+    tasks: dict[str, Any] = {"eurosat": eurosat}
+    if DATA.is_dir():
+        eurosat_samples = _test_part(DATA / "eurosat.npz", folder / "eurosat.npz")
+        eurosat["data"] = {"path": "eurosat.npz", "samples": eurosat_samples // 2}
+        if not (folder / "cifar10_head.safetensors").is_file():
+            _train_probe(np.load(DATA / "cifar10.npz", allow_pickle=False), folder / "cifar10_head.safetensors")
+        cifar_samples = _test_part(DATA / "cifar10.npz", folder / "cifar10.npz")
+        names = np.load(DATA / "cifar10.npz", allow_pickle=False)["label_names"]
+        tasks["cifar10"] = {
+            "encoder": "vit",
+            "head": "cifar10_head.safetensors",
+            "labels": [str(name) for name in names],
+            "slo_ms": SLO_MS["cifar10"],
+            "data": {"path": "cifar10.npz", "samples": cifar_samples // 2},
+        }
+    else:
+        eurosat["data"] = {"path": str(MODEL.parents[1] / "data/eurosat.npz"), "samples": 750}
+    config = {"version": 1, "seed": 0, "encoders": {"vit": encoder}, "tasks": tasks}
+    path = folder / "elastriton.yaml"
+    path.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def _test_part(source: Path, destination: Path) -> int:
+    """Write the test images as generator/data.py reads them; return how many there are."""
+    data = np.load(source, allow_pickle=False)
+    arrays = {"jpeg": data["jpeg_test"], "off": data["off_test"], "y": data["y_test"]}
+    np.savez(destination, **arrays, label_names=data["label_names"])
+    return len(data["y_test"])
+
+
+def _train_probe(data: Any, destination: Path) -> None:
+    torch.manual_seed(0)
+    model = load_vision(str(MODEL))
+    features = _features(model, data["jpeg_train"], data["off_train"])
+    labels = torch.from_numpy(data["y_train"].astype(np.int64))
+    centre, spread = features.mean(0), features.std(0)
+    probe = torch.nn.Linear(features.shape[1], len(data["label_names"]))
+    optimiser = torch.optim.LBFGS(probe.parameters(), max_iter=300, line_search_fn="strong_wolfe")
+    scaled = (features - centre) / spread
+
+    def loss() -> torch.Tensor:
+        optimiser.zero_grad()
+        value = torch.nn.functional.cross_entropy(probe(scaled), labels) + WEIGHT_DECAY * probe.weight.square().sum()
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    weight = probe.weight.detach() / spread
+    bias = probe.bias.detach() - weight @ centre
+    save_file({"weight": weight.contiguous(), "bias": bias.contiguous()}, destination)
+
+
+def _features(model: VisionModel, jpeg: NDArray[np.uint8], offsets: NDArray[np.int64]) -> torch.Tensor:
+    plan = DecoderPlan("cifar10", model.image)
+    level = constant_level(0, model.depth)
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(offsets) - 1, 250):
+            bounds = zip(offsets[start : start + 250], offsets[start + 1 : start + 251], strict=True)
+            pixels = np.stack([decode_image(jpeg[a:b].tobytes(), plan) for a, b in bounds])
+            parts.append(model.encoder(torch.from_numpy(pixels), level))
+    return torch.cat(parts).clone()

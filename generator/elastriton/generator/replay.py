@@ -1,0 +1,160 @@
+"""`elastriton replay`: arrivals of a trace against a served repository, every answer judged by its true label.
+
+loads.py ─► arrivals ─► one request each at its time, whatever the server does (open loop) ─► Sent ─► Summary
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from elastriton.client import Answer, AsyncClient, RejectedError
+from elastriton.core.errors import ConfigError
+from elastriton.generator.config import Config
+from elastriton.generator.data import load_data
+from elastriton.generator.loads import Load
+
+Outcome = Literal["answered", "rejected", "failed"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A labelled sample of a task, with the deadline and the utility that its request carries."""
+
+    task: str
+    image: bytes | None
+    text: str | tuple[str, str] | None
+    label: str
+    slo_ms: float
+    utility: float
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What became of one request. Times are in ms; `lag_ms` is how late the client was to send it."""
+
+    task: str
+    at_s: float
+    lag_ms: float
+    latency_ms: float
+    outcome: Outcome
+    gamma: int | None
+    right: bool
+    on_time: bool
+    utility: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One replay in figures. Utility counts right answers in time; `accuracy` is the share of these that are right."""
+
+    requests: int
+    utility: float
+    on_time: float
+    accuracy: float
+    p50_ms: float
+    p99_ms: float
+    dropped: float
+    failed: int
+    lag_p99_ms: float
+    gammas: dict[int, int]
+
+
+def labelled_samples(config: Config, base: Path, tasks: Sequence[str] = ()) -> dict[str, list[Sample]]:
+    """The samples of each task (all with data, or those named) that `elastriton profile` has not looked at.
+
+    Raises ConfigError where a task is unknown, has no data, or the profile has used all of it.
+    """
+    samples: dict[str, list[Sample]] = {}
+    for name in tasks or [name for name, task in config.tasks.items() if task.data is not None]:
+        task = config.tasks.get(name)
+        if task is None or task.data is None:
+            raise ConfigError(f"task {name!r} has no data to replay; the configuration has {', '.join(config.tasks)}")
+        data = load_data(base / task.data.path).part(task.data.samples)
+        if not len(data):
+            raise ConfigError(f"the profile uses all of {task.data.path}; lower `samples` of task {name}, or add data")
+        texts = [parts[0] if len(parts) == 1 else (parts[0], parts[1]) for parts in data.texts]
+        samples[name] = [
+            Sample(name, image, text, label, task.slo_ms, task.utility)
+            for image, text, label in zip_longest(data.images, texts, data.labels)
+        ]
+    if not samples:
+        raise ConfigError("no task of the configuration has data to replay")
+    return samples
+
+
+def draw(samples: Mapping[str, Sequence[Sample]], n: int, seed: int) -> list[Sample]:
+    """`n` samples, their tasks drawn evenly; each task's samples come in turn."""
+    rng = np.random.default_rng([seed, 1])
+    names = list(samples)
+    taken: Counter[str] = Counter()
+    drawn = []
+    for index in rng.integers(len(names), size=n):
+        name = names[index]
+        drawn.append(samples[name][taken[name] % len(samples[name])])
+        taken[name] += 1
+    return drawn
+
+
+async def replay(url: str, load: Load, samples: Sequence[Sample], *, timeout_s: float = 30.0) -> list[Sent]:
+    """Send `samples[i]` at `load.arrivals_s[i]`, and wait for every answer. Needs a server that is ready.
+
+    The first requests of a connection are slow: one sample of each task is asked before the clock starts.
+    """
+    async with AsyncClient(url, timeout_s=timeout_s, max_in_flight=len(samples) + 1) as client:
+        first = {sample.task: sample for sample in samples}
+        for sample in first.values():
+            await _ask(client, sample, 0.0, time.perf_counter())
+        start_s = time.perf_counter() + 0.1
+        asks = []
+        for at_s, sample in zip(load.arrivals_s.tolist(), samples, strict=True):
+            await asyncio.sleep(max(0.0, start_s + at_s - time.perf_counter()))
+            asks.append(asyncio.create_task(_ask(client, sample, at_s, start_s)))
+        return await asyncio.gather(*asks)
+
+
+async def _ask(client: AsyncClient, sample: Sample, at_s: float, start_s: float) -> Sent:
+    sent_s = time.perf_counter()
+    [answer] = await client.classify(
+        sample.task,
+        images=None if sample.image is None else [sample.image],
+        texts=None if sample.text is None else [sample.text],
+        slo_ms=sample.slo_ms,
+        utility=sample.utility,
+        return_errors=True,
+    )
+    latency_ms = (time.perf_counter() - sent_s) * 1000.0
+    lag_ms = (sent_s - start_s - at_s) * 1000.0
+    if not isinstance(answer, Answer):
+        outcome: Outcome = "rejected" if isinstance(answer, RejectedError) else "failed"
+        return Sent(sample.task, at_s, lag_ms, latency_ms, outcome, None, False, False, 0.0)
+    right, on_time = answer.label == sample.label, latency_ms <= sample.slo_ms
+    worth = sample.utility if right and on_time else 0.0
+    return Sent(sample.task, at_s, lag_ms, latency_ms, "answered", answer.gamma, right, on_time, worth)
+
+
+def summarise(sent: Sequence[Sent]) -> Summary:
+    """The figures of a replay."""
+    answered = [one for one in sent if one.outcome == "answered"]
+    in_time = [one for one in answered if one.on_time]
+    latencies_ms = [one.latency_ms for one in answered] or [0.0]
+    return Summary(
+        requests=len(sent),
+        utility=sum(one.utility for one in sent),
+        on_time=len(in_time) / len(sent),
+        accuracy=sum(one.right for one in in_time) / max(1, len(in_time)),
+        p50_ms=float(np.percentile(latencies_ms, 50)),
+        p99_ms=float(np.percentile(latencies_ms, 99)),
+        dropped=sum(one.outcome == "rejected" for one in sent) / len(sent),
+        failed=sum(one.outcome == "failed" for one in sent),
+        lag_p99_ms=float(np.percentile([one.lag_ms for one in sent], 99)),
+        gammas=dict(sorted(Counter(one.gamma for one in answered if one.gamma is not None).items())),
+    )
