@@ -52,7 +52,7 @@ def clairvoyant(setting: Setting, items: Sequence[Item], executors: int = 1) -> 
     """The bound for a load."""
     costs = {task.name: _costs_s(setting, task.slo_ms) for task in setting.tasks}
     utility = {task.name: task.utility for task in setting.tasks}
-    overhead_s = setting.outlook.overhead_ms / 1000.0
+    overhead_s = setting.overhead_ms / 1000.0
     end_s = max(item.deadline_s for item in items)
     slot_s = max(min(task.slo_ms for task in setting.tasks) / 1000.0 / SLOTS_PER_SLO, end_s / MAX_SLOTS)
     counts: dict[tuple[str, int], int] = defaultdict(int)
@@ -78,7 +78,7 @@ def clairvoyant(setting: Setting, items: Sequence[Item], executors: int = 1) -> 
 def _costs_s(setting: Setting, slo_ms: float) -> dict[int, float]:
     """The least mean time per item by level, over the batch sizes that could be done within `slo_ms`."""
     costs = {}
-    left_ms = slo_ms - setting.outlook.overhead_ms
+    left_ms = slo_ms - setting.overhead_ms
     for gamma, row in setting.p50_ms.items():
         sigma = setting.sigma[gamma]
         sizes = [size for size in range(1, len(row)) if row[size] * math.exp(-Z_MAX * sigma[size]) <= left_ms]

@@ -6,7 +6,8 @@ For every seed and policy a server is started, and the traces are replayed again
 policies inside: what drifts on the machine meets all of them). The load is a multiple of what level 0 keeps up with in
 the bare profile, and client, decoders and encoder share the machine's cores: served capacity is lower, and the loads
 are chosen lower for it. A record has the keys of policies.json; `simulated` is the utility that bench/simulator.py
-expects for the same arrivals and tasks, and `inflation` the last factor that the scheduler learnt.
+expects for the same arrivals and tasks, and `drift` the last factor on the p99 that it
+learnt.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def replays(bench: Bench, name: str, seed: int) -> Iterator[tuple[dict[str, Any]
                 rows = [json.loads(line) for line in log.read_text().splitlines()]
                 summary = asdict(summarise(sent))
                 record = {"trace": trace, "load": load, "seed": seed, "policy": name, **summary}
-                record |= {"simulated": expected.utility, "inflation": rows[-1][4] if rows else 1.0}
+                record |= {"simulated": expected.utility, "drift": rows[-1][5] if rows else 1.0}
                 yield record, rows
 
 
@@ -163,7 +164,7 @@ def shown(record: dict[str, Any]) -> str:
     ratio = record["simulated"] / max(1.0, record["utility"])
     cell = f"{record['trace']:<11}{record['load']:<5g}{record['seed']:<2}{record['policy']:<14}"
     figures = f"on time {record['on_time']:.3f}  p99 {record['p99_ms']:5.0f} ms  dropped {record['dropped']:.3f}"
-    return f"{cell} utility {share:.3f}  simulated ÷ live {ratio:.2f}  {figures}  inflation {record['inflation']:.2f}"
+    return f"{cell} utility {share:.3f}  simulated ÷ live {ratio:.2f}  {figures}  drift {record['drift']:.2f}"
 
 
 if __name__ == "__main__":

@@ -8,12 +8,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 from peers import policies
 from setting import from_plan
 
+from elastriton.core.drift import Drift
 from elastriton.core.plan import SchedulerPlan
 from elastriton.core.policies import POLICIES
 from elastriton.core.policy import Decision
@@ -29,14 +31,22 @@ _spec.loader.exec_module(_backend)
 
 
 class Logged(_backend.SchedulerMetrics):  # type: ignore[misc]
-    """The metrics, and a line for every batch: level, size, expected and true time in ms, waiting, inflation."""
+    """The metrics, and a line for every batch: level, size, expected and true time in ms, waiting, drift, now."""
 
     log = Path(os.devnull)
 
-    def batch(self, decision: Decision, took_s: float, waiting: int, inflation: float) -> None:
+    def batch(self, decision: Decision, took_s: float, waiting: int, drift: Drift) -> None:
         """Note one batch, after its answers are out."""
-        super().batch(decision, took_s, waiting, inflation)
-        row = [decision.gamma, len(decision.batch), round(took_s * 1000.0, 3), waiting, round(inflation, 4)]
+        super().batch(decision, took_s, waiting, drift)
+        row = [
+            decision.gamma,
+            len(decision.batch),
+            round(took_s * 1000.0, 3),
+            waiting,
+            round(drift.typical, 4),
+            round(drift.safe, 4),
+            round(time.monotonic(), 6),
+        ]
         with self.log.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(row) + "\n")
 

@@ -4,7 +4,8 @@ All of them see what ours sees. Unless a docstring says otherwise they share Clo
 first, the largest batch of the most urgent items that the chosen level answers before the first of their deadlines, and
 early drops. A peer thus differs in how it chooses levels, not in how carefully it was written. Rates are estimated by
 core's ArrivalRate (two time constants; the larger counts). Peers that work in intervals do so every INTERVAL_S: their
-papers' seconds to tens of seconds would outlast every burst of these loads and make them look bad.
+papers' seconds to tens of seconds would outlast every burst of these loads and make them look bad. Latencies are p99s,
+with what the scheduler has learnt about them since (core/drift.py).
 
 Not here: INFaaS over three resident model sizes, which needs a profile of three sizes.
 """
@@ -33,8 +34,8 @@ class Table:
     """What peers compute with: p99 by level and size, mean accuracy, and the throughput that deadlines leave."""
 
     def __init__(self, setting: Setting) -> None:
-        latency, sizes = setting.outlook.latency, range(1, setting.outlook.max_batch + 1)
-        self.rows_ms = {g: [0.0, *(latency.predict_ms(g, s, setting.length) for s in sizes)] for g in latency.gammas}
+        sizes = range(1, setting.outlook.max_batch + 1)
+        self.rows_ms = setting.p99_ms
         self.max_batch = setting.outlook.max_batch
         self.fast_to_slow = sorted(self.rows_ms, key=lambda gamma: self.rows_ms[gamma][-1])
         self.accuracy = {
@@ -51,14 +52,21 @@ class Table:
         able = [gamma for gamma in self.fast_to_slow if self.per_s[gamma] >= per_s]
         return max(able, key=self.accuracy.__getitem__, default=self.fast_to_slow[0])
 
-    def dispatch(self, waiting: Sequence[Item], now_s: float, overhead_ms: float, gamma: int) -> Decision:
+    def finish_s(self, gamma: int, size: int, now_s: float, outlook: Outlook) -> float:
+        """When a batch that starts now is answered, by the p99 with what has drifted since."""
+        return now_s + (outlook.latency.drift.safe * self.rows_ms[gamma][size] + outlook.overhead_ms) / 1000.0
+
+    def slack_ms(self, head: Item, now_s: float, outlook: Outlook) -> float:
+        """The time that is left for a batch with `head`, in ms of the measured table."""
+        return (1000.0 * (head.deadline_s - now_s) - outlook.overhead_ms) / outlook.latency.drift.safe
+
+    def dispatch(self, waiting: Sequence[Item], now_s: float, outlook: Outlook, gamma: int) -> Decision:
         """Clockwork's step at one level, see the module's docstring."""
-        row = self.rows_ms[gamma]
         for start, head in enumerate(waiting):
-            slack_ms = 1000.0 * (head.deadline_s - now_s) - overhead_ms
-            size = min(bisect_right(row, slack_ms) - 1, len(waiting) - start)
+            slack_ms = self.slack_ms(head, now_s, outlook)
+            size = min(bisect_right(self.rows_ms[gamma], slack_ms) - 1, len(waiting) - start)
             if size > 0:
-                finish_s = now_s + (row[size] + overhead_ms) / 1000.0
+                finish_s = self.finish_s(gamma, size, now_s, outlook)
                 return Decision(tuple(waiting[start : start + size]), gamma, finish_s, tuple(waiting[:start]))
         return Decision(drop=tuple(waiting))
 
@@ -78,7 +86,7 @@ class Fixed:
         """The load does not matter."""
 
     def decide(self, waiting: Sequence[Item], now_s: float, outlook: Outlook) -> Decision:
-        return self._table.dispatch(waiting, now_s, outlook.overhead_ms, self._gamma)
+        return self._table.dispatch(waiting, now_s, outlook, self._gamma)
 
 
 class PetS:
@@ -96,7 +104,7 @@ class PetS:
 
     def decide(self, waiting: Sequence[Item], now_s: float, outlook: Outlook) -> Decision:
         batch = tuple(sorted(waiting, key=lambda item: item.arrival_s)[: outlook.max_batch])
-        return Decision(batch, 0, now_s + (self._table.rows_ms[0][len(batch)] + outlook.overhead_ms) / 1000.0)
+        return Decision(batch, 0, self._table.finish_s(0, len(batch), now_s, outlook))
 
 
 class ModelSwitching:
@@ -115,7 +123,7 @@ class ModelSwitching:
 
     def decide(self, waiting: Sequence[Item], now_s: float, outlook: Outlook) -> Decision:
         gamma = self._table.most_accurate(self._rate.per_s(now_s))
-        return self._table.dispatch(waiting, now_s, outlook.overhead_ms, gamma)
+        return self._table.dispatch(waiting, now_s, outlook, gamma)
 
 
 class INFaaS:
@@ -146,7 +154,7 @@ class INFaaS:
             needed = self._rate.per_s(now_s) * (1.0 + self.SLACK)
             able = [index for index, gamma in enumerate(self._variants) if self._table.per_s[gamma] >= needed]
             self._active = min(max(able, default=0), self._active + 1)
-        return self._table.dispatch(waiting, now_s, outlook.overhead_ms, self._variants[self._active])
+        return self._table.dispatch(waiting, now_s, outlook, self._variants[self._active])
 
 
 class Proteus:
@@ -178,11 +186,11 @@ class Proteus:
             self._served = dict.fromkeys(self._shares, 0)
         total = sum(self._served.values()) + 1
         gamma = max(self._shares, key=lambda g: self._shares[g] * total - self._served[g])
-        decision = self._table.dispatch(waiting, now_s, outlook.overhead_ms, gamma)
-        size, row = len(decision.batch), self._table.rows_ms[gamma]
+        decision = self._table.dispatch(waiting, now_s, outlook, gamma)
+        size = len(decision.batch)
         if size and size == len(waiting) - len(decision.drop) and size < self._table.max_batch:
-            latest_s = decision.batch[0].deadline_s - (row[size + 1] + outlook.overhead_ms) / 1000.0
-            if latest_s > now_s:
+            latest_s = now_s + decision.batch[0].deadline_s - self._table.finish_s(gamma, size + 1, now_s, outlook)
+            if latest_s > now_s + 1e-9:
                 return Decision(drop=decision.drop, wake_s=latest_s)
         self._served[gamma] += size
         return decision
@@ -222,7 +230,7 @@ class SlackFit:
 
     def decide(self, waiting: Sequence[Item], now_s: float, outlook: Outlook) -> Decision:
         for start, head in enumerate(waiting):
-            slack_ms = 1000.0 * (head.deadline_s - now_s) - outlook.overhead_ms
+            slack_ms = self._table.slack_ms(head, now_s, outlook)
             pairs = []
             for gamma, row in self._table.rows_ms.items():
                 size = min(bisect_right(row, slack_ms) - 1, len(waiting) - start)
@@ -231,7 +239,7 @@ class SlackFit:
                     pairs.append((bucket, size, self._table.accuracy[gamma], gamma))
             if pairs:
                 _, size, _, gamma = max(pairs)
-                finish_s = now_s + (self._table.rows_ms[gamma][size] + outlook.overhead_ms) / 1000.0
+                finish_s = self._table.finish_s(gamma, size, now_s, outlook)
                 return Decision(tuple(waiting[start : start + size]), gamma, finish_s, tuple(waiting[:start]))
         return Decision(drop=tuple(waiting))
 
@@ -270,15 +278,16 @@ class Otas:
         if not alive:
             return Decision(drop=drop)
         free_s = now_s + outlook.overhead_ms / 1000.0
-        batches = self.batches(alive, free_s)[: self.LOOK_AHEAD]
+        drift = outlook.latency.drift.safe
+        batches = self.batches(alive, free_s, drift)[: self.LOOK_AHEAD]
         chosen, gamma = self._levels(batches, free_s, outlook)
         if len(batches) <= 1:
             steady = self._table.most_accurate((1.0 + self.EPSILON) * self._rate.per_s(now_s))
             gamma = min(gamma, steady, key=self._table.fast_to_slow.index)
         batch = tuple(batches[chosen])
-        return Decision(batch, gamma, free_s + self._table.rows_ms[gamma][len(batch)] / 1000.0, drop)
+        return Decision(batch, gamma, self._table.finish_s(gamma, len(batch), now_s, outlook), drop)
 
-    def batches(self, waiting: Sequence[Item], free_s: float) -> list[list[Item]]:
+    def batches(self, waiting: Sequence[Item], free_s: float, drift: float) -> list[list[Item]]:
         """Step A; the batches by deadline."""
         fastest_ms = self._table.rows_ms[self._table.fast_to_slow[0]]
         opened: list[list[Item]] = []
@@ -290,7 +299,7 @@ class Otas:
                 apart_s = abs(deadline_s - item.deadline_s)
                 if apart_s > distance_s or size == self._table.max_batch:
                     continue
-                in_time = free_s + fastest_ms[size + 1] / 1000.0 <= min(deadline_s, item.deadline_s)
+                in_time = free_s + drift * fastest_ms[size + 1] / 1000.0 <= min(deadline_s, item.deadline_s)
                 if in_time and abs(utility / size - item.utility) <= self.ALIKE:
                     best, distance_s = index, apart_s
             if best < 0:
@@ -304,7 +313,7 @@ class Otas:
 
     def _levels(self, batches: list[list[Item]], free_s: float, outlook: Outlook) -> tuple[int, int]:
         """Step B: which batch runs first, and its level; without any gain, the first at the fastest level."""
-        gammas = self._table.fast_to_slow
+        gammas, drift = self._table.fast_to_slow, outlook.latency.drift.safe
         last_ms = 1000.0 * (max(item.deadline_s for batch in batches for item in batch) - free_s)
         grid_ms = self.GRID_MS * np.arange(int(last_ms / self.GRID_MS) + 2)
         value = np.zeros(len(grid_ms))
@@ -317,7 +326,7 @@ class Otas:
             for gamma in gammas:
                 worth = np.array([item.utility * outlook.accuracy[item.task][gamma] for item in batch])
                 gain = np.concatenate([worth[::-1].cumsum()[::-1], [0.0]])[in_time]
-                steps = math.ceil(self._table.rows_ms[gamma][len(batch)] / self.GRID_MS)
+                steps = math.ceil(drift * self._table.rows_ms[gamma][len(batch)] / self.GRID_MS)
                 if steps >= len(grid_ms) or gain[steps] <= 0.0:
                     continue
                 total = np.where(gain[steps:] > 0.0, gain[steps:] + before[steps:], 0.0)

@@ -1,14 +1,15 @@
 """The setting of the simulated bench: a latency table, tasks with deadlines and utilities, and the noise of durations.
 
 `synthetic()` is a ViT-like table that needs no measurement; `from_profile()` takes a measured one, `from_plan()` a
-plan. A profile with a
-single vision task yields three tasks: its accuracy loss against level 0 is scaled by 0.5, 1 and 2. Deadlines are 6, 12
-and 24 times the p99 of one sample at level 0, utilities 1, 1 and 2, and requests spread evenly over the tasks.
+plan. A profile with a single vision task yields three tasks: its accuracy loss against level 0 is scaled by 0.5, 1 and
+2. Deadlines are 6, 12 and 24 times the p99 of one sample at level 0, utilities 1, 1 and 2, and requests spread evenly
+over the tasks.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,22 +57,29 @@ class Setting:
 
     @cached_property
     def outlook(self) -> Outlook:
-        """What policies see: the p99 table."""
+        """What policies see at first: the measured table, from which nothing has drifted."""
+        return self.fresh_outlook()
+
+    def fresh_outlook(self) -> Outlook:
+        """An outlook of its own for each run, which learns from it."""
         table = LatencyTable(self.cells)
         return Outlook(table, self.accuracy, table.max_batch, self.overhead_ms)
 
     @cached_property
     def p50_ms(self) -> dict[int, list[float]]:
         """The median of a batch by level and size (index 0 is unused)."""
-        halves = (Cell(cell.gamma, cell.length, cell.batch, 0.0, cell.p50_ms, cell.runs) for cell in self.cells)
-        return _rows(LatencyTable(halves), self.length)
+        return self._rows(self.outlook.latency.typical_ms)
+
+    @cached_property
+    def p99_ms(self) -> dict[int, list[float]]:
+        """The p99 of a batch by level and size (index 0 is unused)."""
+        return self._rows(self.outlook.latency.safe_ms)
 
     @cached_property
     def sigma(self) -> dict[int, list[float]]:
         """The spread of the lognormal noise by level and size, such that its p99 is the table's."""
-        p99_ms = _rows(self.outlook.latency, self.length)
         return {
-            gamma: [0.0] + [max(0.0, math.log(p99_ms[gamma][s] / row[s])) / Z_99 for s in range(1, len(row))]
+            gamma: [0.0] + [max(0.0, math.log(self.p99_ms[gamma][s] / row[s])) / Z_99 for s in range(1, len(row))]
             for gamma, row in self.p50_ms.items()
         }
 
@@ -80,6 +88,11 @@ class Setting:
         """Requests per second that level 0 can keep up with, at its best batch size."""
         row = self.p50_ms[0]
         return max(1000.0 * size / row[size] for size in range(1, len(row)))
+
+    def _rows(self, predict: Callable[[int, int, int], float]) -> dict[int, list[float]]:
+        table = self.outlook.latency
+        sizes = range(1, table.max_batch + 1)
+        return {gamma: [0.0, *(predict(gamma, size, self.length) for size in sizes)] for gamma in table.gammas}
 
     def duration_s(self, gamma: int, size: int, z: float) -> float:
         """How long a batch really takes, given a draw of the standard normal distribution."""
@@ -141,14 +154,9 @@ def _three_tasks(source: str, cells: tuple[Cell, ...], measured: dict[int, float
 
 
 def _setting(source: str, cells: tuple[Cell, ...], accuracy: dict[str, dict[int, float]]) -> Setting:
-    alone_ms = LatencyTable(cells).predict_ms(0, 1, cells[0].length)
+    alone_ms = LatencyTable(cells).safe_ms(0, 1, cells[0].length)
     tasks = tuple(
         Task(name, utility, factor * alone_ms)
         for name, utility, factor in zip(accuracy, UTILITIES, SLO_FACTORS, strict=True)
     )
     return Setting(source, cells, tasks, accuracy)
-
-
-def _rows(table: LatencyTable, length: int) -> dict[int, list[float]]:
-    sizes = range(1, table.max_batch + 1)
-    return {gamma: [0.0, *(table.predict_ms(gamma, size, length) for size in sizes)] for gamma in table.gammas}

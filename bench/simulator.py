@@ -50,8 +50,8 @@ class _Run:
 
     def __init__(self, setting: Setting, items: Sequence[Item], policy: Policy, seed: int, executors: int) -> None:
         self.setting = setting
-        self.scheduler = Scheduler(setting.outlook, policy)
-        self.overhead_s = setting.outlook.overhead_ms / 1000.0
+        self.scheduler = Scheduler(setting.fresh_outlook(), policy)
+        self.overhead_s = setting.overhead_ms / 1000.0
         noise = np.random.default_rng([seed, 2]).standard_normal(len(items))
         self.noise = np.clip(noise, -Z_MAX, Z_MAX).tolist()
         self.idle = executors
@@ -93,7 +93,7 @@ class _Run:
         size, gamma = len(decision.batch), decision.gamma
         free_s = now_s + self.setting.duration_s(gamma, size, self.noise[self.batches])
         answered_s = free_s + self.overhead_s
-        self.scheduler.ended(decision, now_s, free_s)
+        self.scheduler.ended(decision, (free_s - now_s) * 1000.0)
         self.batches += 1
         self.idle -= 1
         heapq.heappush(self.busy_until, free_s)

@@ -5,10 +5,11 @@ Given an order of the items, over positions i and times t on a grid,
     V[i][t] = max of  V[i+1][t]                                                  pass item i over
                       gain(i, S, gamma) + V[i+S][t + latency(gamma, S)]          run the next S items at gamma
 
-where a run must end before the first deadline in it (items that would be late are better passed over), and V[n][t]
-prices the time that the executor is busy, see core/load.py. For items that all gain alike, some best schedule follows
-the order of deadlines (an exchange argument as in Lawler and Moore, 1969). Tasks that gain differently want batches of
-their own, at levels of their own: so a few orders are solved, and the best plan is taken. Compiled by numba.
+where a run must end before the first deadline in it (items that would be late are better passed over), latencies are
+p99s all along the plan, and V[n][t] prices the time that the executor is busy, see core/load.py. For items that all
+gain alike, some best schedule follows the order of deadlines (an exchange argument as in Lawler and Moore, 1969). Tasks
+that gain differently want batches of their own, at levels of their own: so a few orders are solved, and the best plan
+is taken. Compiled by numba.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ Ints = NDArray[np.int64]
 def _compiled(function: F) -> F:
     """numba's njit, cached on disk where there is a place to write to."""
     try:
-        compiled: F = njit(cache=True)(function)
+        compiled: F = njit(cache=True, nogil=True)(function)
     except RuntimeError:
-        compiled = njit(function)
+        compiled = njit(nogil=True)(function)
     return compiled
 
 
@@ -45,9 +46,9 @@ def solve(
 ) -> tuple[float, int, int, int]:
     """The best schedule: (value, items to pass over, size of the first batch, its level); size 0 where nothing pays.
 
-    All times are in ms from now: `deadlines` [n], `latency` [levels, sizes], and the time grid of `times` steps of
-    `step`. `gains` [levels, n + 1] are prefix sums of utility x accuracy, `sizes` the batch sizes to consider,
-    ascending, and `price` what a ms of the executor's time is worth.
+    All times are in ms from now: `deadlines` [n], `latency` [levels, sizes], and the time grid of
+    `times` steps of `step`. `gains` [levels, n + 1] are prefix sums of utility x accuracy, `sizes` the batch sizes to
+    consider, ascending, and `price` what a ms of the executor's time is worth.
     """
     n = deadlines.shape[0]
     levels, n_sizes = latency.shape
@@ -65,49 +66,68 @@ def solve(
                 seen += 1
             limit[fitting] = first
             fitting += 1
-        for t in range(times + 1):
-            best = value[i + 1, t]
-            for s in range(fitting):
-                if t * step > limit[s]:
-                    break
-                size = sizes[s]
-                for g in range(levels):
-                    end = min(t + steps[g, s], times)
-                    end_ms = latency[g, s] if t == 0 else (t + steps[g, s]) * step  # now: exactly
-                    if end_ms > limit[s]:
-                        continue
-                    total = gains[g, i + size] - gains[g, i] + value[i + size, end]
-                    if total >= best - 1e-9:  # on a tie the larger batch, then the more accurate level
-                        best = total
-                        if t == 0:
-                            run_size[i], run_level[i] = size, g
-            value[i, t] = best
+        row = value[i]
+        row[:] = value[i + 1]
+        for s in range(fitting):
+            size = sizes[s]
+            after = value[i + size]
+            for g in range(levels):
+                latest = min(times, int(np.floor((limit[s] - latency[g, s]) / step + 1e-9)))
+                if latest < 0:
+                    continue
+                gain = gains[g, i + size] - gains[g, i]
+                if gain + after[min(steps[g, s], times)] >= row[0] - 1e-9:  # on a tie the larger, more accurate batch
+                    run_size[i], run_level[i] = size, g
+                within = min(latest, times - steps[g, s])
+                for t in range(within + 1):
+                    row[t] = max(row[t], gain + after[t + steps[g, s]])
+                for t in range(max(within + 1, 0), latest + 1):
+                    row[t] = max(row[t], gain + after[times])
     first_run = 0
     while first_run < n - 1 and run_size[first_run] == 0:
         first_run += 1
     return value[0, 0], first_run, run_size[first_run], run_level[first_run]
 
 
+@_compiled
+def in_chunks(left_ms: Floats, worth: Floats, order: Ints, chunk: int, most: int) -> tuple[Floats, Floats]:
+    """The items in `order` in at most `most` chunks: their first deadlines [n], prefix sums of worth [levels, n + 1]."""
+    levels = worth.shape[0]
+    n = min(most, (order.shape[0] + chunk - 1) // chunk)
+    first, gains = np.empty(n), np.zeros((levels, n + 1))
+    for i in range(n):
+        gains[:, i + 1] = gains[:, i]
+        first[i] = np.inf
+        for index in order[i * chunk : (i + 1) * chunk]:
+            first[i] = min(first[i], left_ms[index])
+            for g in range(levels):
+                gains[g, i + 1] += worth[g, index]
+    return first, gains
+
+
 def compile_now() -> None:
-    """Have `solve` compiled before the first decision: it takes seconds, or a moment where numba has it on disk."""
+    """Have it all compiled before the first decision: it takes seconds, or a moment where numba has it on disk."""
+    in_chunks(np.ones(1), np.ones((1, 1)), np.zeros(1, dtype=np.int64), 1, 1)
     solve(np.ones(1), np.ones((1, 2)), np.ones(1, dtype=np.int64), np.ones((1, 1)), 1.0, 2, 0.0)
 
 
 class Joint:
     """Plan batches and levels jointly for all that waits; run the first batch of the plan; plan again afterwards.
 
-    1. Drop items that no level can answer in time any more, even alone.
+    1. Drop items that no level typically answers in time any more, even alone.
     2. Solve the dynamic programme for the items by deadline, with the executor's time priced at what recent arrivals
        would lose by it. The price falls to zero as the queue fills the time it has, and there is none where arrivals
        saturate even the cheapest level: what the programme has to pass over prices time better then. A queue of more
-       than `POSITIONS` items is taken in chunks.
+       than `POSITIONS` items is taken in chunks, and of one beyond `LOOK_AHEAD` the most urgent part.
     3. Where several tasks or utilities wait, solve it also for orders in which each of them comes in blocks, ordered by
        their first deadline, and take the plan that is worth most.
-    4. Run its first batch. Items that the plan passes over keep waiting: the next one may have room for them.
+    4. Run its first batch. Items that the plan passes over keep waiting: the next one may have room for them. Where it
+       has no batch, because none is safely in time, fall back to LargestBatch.
     """
 
     TIMES = 64
     POSITIONS = 64
+    LOOK_AHEAD = 512
     SHARE = 0.8
     SATURATED = 0.9
     SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
@@ -125,16 +145,16 @@ class Joint:
         """The first batch of the best plan."""
         alive: list[Item] = []
         lost: list[Item] = []
-        for item in waiting:
+        for item in waiting[: self.LOOK_AHEAD]:
             (alive if outlook.reachable(item, now_s) else lost).append(item)
         drop = tuple(lost)
         if not alive:
             return Decision(drop=drop)
-        queue = _Queue(alive, now_s, outlook)
+        queue = _Queue(alive, now_s, outlook, self)
         price = self._price_per_ms(queue, now_s)
         plans = [self._plan(queue, order, price) for order in _orders(alive, self._blocks)]
         _, chosen, level = max(plans, key=lambda plan: plan[0])
-        if len(chosen) == 0:  # chunks of a long queue can be too coarse for what is urgent in it
+        if len(chosen) == 0:  # nothing is safely in time, or the chunks of a long queue are too coarse
             return replace(LargestBatch().decide(alive, now_s, outlook), drop=drop)
         batch = tuple(alive[index] for index in chosen)
         gamma = queue.gammas[level]
@@ -150,20 +170,13 @@ class Joint:
 
     def _plan(self, queue: _Queue, order: Ints, price: float) -> tuple[float, Ints, int]:
         """The value of the best plan in this order, and its first batch: item numbers and level."""
-        chunk = min(-(-len(order) // self.POSITIONS), queue.max_batch)
-        order = order[: self.POSITIONS * chunk]
-        starts = np.arange(0, len(order), chunk)
-        left_ms = np.minimum.reduceat(queue.left_ms[order], starts)
-        prefix = np.concatenate([np.zeros((len(queue.gammas), 1)), queue.worth[:, order].cumsum(axis=1)], axis=1)
-        gains = prefix[:, np.append(starts, len(order))]
-        most = min(len(starts), max(1, queue.max_batch // chunk))
-        sizes = np.array([size for size in self.SIZES if size < most] + [most])
-        latency = queue.latency(np.minimum(sizes * chunk, len(order)))
-        step = float(queue.left_ms.max()) / self.TIMES
-        price = min(price, self.SHARE * float((gains[:, sizes] / latency).max()))
-        value, first, size, level = solve(left_ms, gains, sizes, latency, step, self.TIMES, price)
+        chunk = queue.chunk
+        left_ms, gains = in_chunks(queue.left_ms, queue.worth, order, chunk, self.POSITIONS)
+        price = min(price, self.SHARE * float((gains[:, queue.sizes] / queue.latency_ms).max()))
+        grid = (queue.sizes, queue.latency_ms, queue.last_ms / self.TIMES, self.TIMES)
+        value, first, size, level = solve(left_ms, gains, *grid, price)
         if size == 0:  # every batch looked too dear: an executor that idles earns nothing at all
-            value, first, size, level = solve(left_ms, gains, sizes, latency, step, self.TIMES, 0.0)
+            value, first, size, level = solve(left_ms, gains, *grid, 0.0)
         return value, order[first * chunk : (first + size) * chunk], level
 
 
@@ -182,27 +195,27 @@ def _orders(items: Sequence[Item], blocks: Sequence[int]) -> list[Ints]:
 
 
 class _Queue:
-    """The waiting items as arrays: time left [n] in ms, worth [levels, n], and what levels cost."""
+    """The waiting items as arrays: time left [n] in ms, worth [levels, n], and what batches of some sizes take."""
 
-    def __init__(self, items: Sequence[Item], now_s: float, outlook: Outlook) -> None:
+    def __init__(self, items: Sequence[Item], now_s: float, outlook: Outlook, policy: Joint) -> None:
+        length = max(item.length for item in items)
         self.gammas = outlook.latency.gammas
-        self.max_batch = outlook.max_batch
-        self._table = outlook.latency
-        self._length = max(item.length for item in items)
         accuracy = {
             task: [outlook.accuracy[task].get(gamma, -1e9) for gamma in self.gammas]
             for task in {item.task for item in items}
         }
         utility = np.array([item.utility for item in items])
-        self.worth: Floats = np.array([accuracy[item.task] for item in items]).T * utility
+        self.worth: Floats = np.ascontiguousarray(np.array([accuracy[item.task] for item in items]).T) * utility
         deadlines = np.array([item.deadline_s for item in items])
         self.left_ms: Floats = (deadlines - now_s) * 1000.0 - outlook.overhead_ms
-        self.cost_ms = [self._table.cost_ms(gamma, self._length) for gamma in self.gammas]
-
-    def latency(self, sizes: Ints) -> Floats:
-        """The p99 of a batch in ms [levels, sizes]."""
-        predict = self._table.predict_ms
-        return np.array([[predict(gamma, size, self._length) for size in sizes] for gamma in self.gammas])
+        self.last_ms = float(self.left_ms.max())
+        self.cost_ms = [outlook.latency.cost_ms(gamma, length) for gamma in self.gammas]
+        self.chunk = min(-(-len(items) // policy.POSITIONS), outlook.max_batch)
+        chunks = -(-len(items) // self.chunk)
+        most = min(chunks, policy.POSITIONS, max(1, outlook.max_batch // self.chunk))
+        self.sizes: Ints = np.array([size for size in policy.SIZES if size < most] + [most])
+        samples = np.minimum(self.sizes * self.chunk, len(items))
+        self.latency_ms: Floats = outlook.latency.all_safe_ms(length)[:, samples]
 
     def busy(self) -> float:
         """The share of the time left that serving everything at the cheapest level would take, at most 1."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from elastriton.core.drift import Drift
 from elastriton.core.errors import ConfigError
 
 
@@ -24,63 +26,67 @@ class Cell:
 
 
 class LatencyTable:
-    """Predicts the p99 of a batch, in ms, for any batch size and length between the measured ones.
+    """Predicts how long a batch takes, in ms, for any batch size and length between the measured ones.
 
     Lengths are rounded up to the next measured one and batch sizes are interpolated. The measurements are made
     monotone first: more samples or more tokens never take less time (noise would say otherwise here and there).
-    Every prediction is multiplied by `inflation`, which `observe` keeps at what the machine turns out to need.
+    Predictions are multiplied by what `drift` has learnt since: the p99 by `drift.safe`, the median by `drift.typical`.
     """
-
-    RISE = 0.05
-    MAX_INFLATION = 4.0
 
     def __init__(self, cells: Iterable[Cell]) -> None:
         """Raises ConfigError where a cell of the grid gamma x length x batch is missing."""
-        measured = {(cell.gamma, cell.length, cell.batch): cell.p99_ms for cell in cells}
+        measured = {(cell.gamma, cell.length, cell.batch): (cell.p50_ms, cell.p99_ms) for cell in cells}
         gammas, lengths, batches = (sorted({key[axis] for key in measured}) for axis in range(3))
         missing = len(gammas) * len(lengths) * len(batches) - len(measured)
         if missing or not measured:
             raise ConfigError(f"the latency table lacks {missing or 'all'} of its cells; measure it again")
-        grid = np.array([[[measured[g, n, b] for b in batches] for n in lengths] for g in gammas])
-        grid = np.maximum.accumulate(np.maximum.accumulate(grid, axis=1), axis=2)
         self.gammas: tuple[int, ...] = tuple(gammas)
         self.lengths: tuple[int, ...] = tuple(lengths)
         self.max_batch: int = batches[-1]
-        self.inflation = 1.0
-        self._cost_ms: dict[tuple[int, int], float] = {}
-        every = np.arange(self.max_batch + 1)
-        self._ms: dict[int, list[list[float]]] = {
-            gamma: [np.interp(every, batches, row).tolist() for row in plane]
-            for gamma, plane in zip(gammas, grid, strict=True)
+        self.drift = Drift()
+        self._p50_ms, self._p99_ms = (
+            self._rows([[[measured[g, n, b][which] for b in batches] for n in lengths] for g in gammas], batches)
+            for which in range(2)
+        )
+        self._grids = [np.array([rows[number] for rows in self._p99_ms.values()]) for number in range(len(lengths))]
+        self._cost_ms = {
+            (gamma, length): min(row[batch] / batch for batch in range(1, self.max_batch + 1))
+            for gamma, rows in self._p99_ms.items()
+            for length, row in zip(lengths, rows, strict=True)
         }
 
-    def predict_ms(self, gamma: int, batch: int, length: int) -> float:
-        """The p99 in ms of `batch` samples whose longest has `length` tokens; sizes beyond the table are errors."""
-        return self.inflation * self._measured_ms(gamma, length)[batch]
+    def safe_ms(self, gamma: int, batch: int, length: int) -> float:
+        """The p99 of `batch` samples whose longest has `length` tokens; sizes beyond the table are errors."""
+        return self.drift.safe * self._p99_ms[gamma][self._row(length)][batch]
 
-    def observe(self, predicted_ms: float, took_ms: float) -> None:
-        """Note how long a batch took that was predicted to take `predicted_ms` (inflation included).
+    def typical_ms(self, gamma: int, batch: int, length: int) -> float:
+        """The median of `batch` samples whose longest has `length` tokens; sizes beyond the table are errors."""
+        return self.drift.typical * self._p50_ms[gamma][self._row(length)][batch]
 
-        The inflation follows the 99th percentile of the error by stochastic approximation (Robbins and Monro, 1951):
-        a step up where a batch took longer, a ninety-ninth of it down where it did not. It never falls below 1.
-        """
-        step = self.RISE if took_ms > predicted_ms else -self.RISE / 99.0
-        self.inflation = min(self.MAX_INFLATION, max(1.0, self.inflation * math.exp(step)))
-
-    def _measured_ms(self, gamma: int, length: int) -> list[float]:
-        for row, measured in zip(self._ms[gamma], self.lengths, strict=True):
-            if length <= measured:
-                return row
-        raise ConfigError(f"length {length} is above {self.lengths[-1]}, the longest measured one")
+    def all_safe_ms(self, length: int) -> NDArray[np.float64]:
+        """The p99 by level (in the order of `gammas`) and batch size (from 0), as an array."""
+        return self.drift.safe * self._grids[self._row(length)]
 
     def cost_ms(self, gamma: int, length: int) -> float:
-        """The executor's time per sample in ms, in batches of the best size."""
-        key = (gamma, length)
-        if key not in self._cost_ms:
-            row = self._measured_ms(gamma, length)
-            self._cost_ms[key] = min(row[batch] / batch for batch in range(1, self.max_batch + 1))
-        return self.inflation * self._cost_ms[key]
+        """The executor's time per sample at the p99, in batches of the best size."""
+        return self.drift.safe * self._cost_ms[gamma, self.lengths[self._row(length)]]
 
-    def fastest_ms(self, length: int, gammas: Sequence[int]) -> float:
-        """The p99 in ms of one sample alone at the fastest of `gammas`."""
-        return min(self.predict_ms(gamma, 1, length) for gamma in gammas)
+    def observe(self, gamma: int, batch: int, length: int, took_ms: float) -> None:
+        """Note how long a batch took."""
+        row = self._row(length)
+        self.drift.observe(took_ms, self._p50_ms[gamma][row][batch], self._p99_ms[gamma][row][batch])
+
+    def _row(self, length: int) -> int:
+        row = bisect_left(self.lengths, length)
+        if row == len(self.lengths):
+            raise ConfigError(f"length {length} is above {self.lengths[-1]}, the longest measured one")
+        return row
+
+    def _rows(self, measured: Sequence[Sequence[Sequence[float]]], batches: list[int]) -> dict[int, list[list[float]]]:
+        """Times by level, length and batch size (from 0), monotone in the last two."""
+        grid = np.maximum.accumulate(np.maximum.accumulate(np.array(measured), axis=1), axis=2)
+        every = np.arange(self.max_batch + 1)
+        return {
+            gamma: [np.interp(every, batches, row).tolist() for row in plane]
+            for gamma, plane in zip(self.gammas, grid, strict=True)
+        }

@@ -99,7 +99,7 @@ def useful_gammas(encoder: EncoderProfile, tasks: Iterable[TaskProfile]) -> tupl
     cells = sorted({(cell.batch, cell.length) for cell in encoder.latency})
 
     def beats(winner: int, loser: int) -> bool:
-        as_fast = all(table.predict_ms(winner, *cell) <= table.predict_ms(loser, *cell) for cell in cells)
+        as_fast = all(table.safe_ms(winner, *cell) <= table.safe_ms(loser, *cell) for cell in cells)
         as_good = all(points.get(winner, -1.0) >= points.get(loser, -1.0) for points in accuracy)
         return as_fast and as_good
 

@@ -52,10 +52,10 @@ class Scheduler:
         self.waiting.remove((*decision.batch, *decision.drop))
         return decision
 
-    def ended(self, decision: Decision, started_s: float, ended_s: float) -> None:
-        """Learn from a batch that has run: predictions are inflated where batches take longer than predicted."""
-        predicted_ms = (decision.finish_s - started_s) * 1000.0 - self.outlook.overhead_ms
-        self.outlook.latency.observe(predicted_ms, (ended_s - started_s) * 1000.0)
+    def ended(self, decision: Decision, took_ms: float) -> None:
+        """Learn from a batch that has run."""
+        longest = max(item.length for item in decision.batch)
+        self.outlook.latency.observe(decision.gamma, len(decision.batch), longest, took_ms)
 
     def expire(self, now_s: float) -> list[Item]:
         """Take out the items whose deadline has passed while every executor was busy."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import triton_python_backend_utils as pb_utils
 
+from elastriton.core.drift import Drift
 from elastriton.core.policy import Decision
 
 _LOCK = threading.Lock()
@@ -33,11 +34,12 @@ class SchedulerMetrics:
         self._size = sizes.metric({"model": model}, _SIZE_BUCKETS)
         self._took = times.metric({"model": model}, _MS_BUCKETS)
         self._waiting = _Family("GAUGE", "elastriton_waiting", "Samples that wait").metric({"model": model})
-        inflation = _Family("GAUGE", "elastriton_latency_inflation", "Factor on the profile's latency, learnt online")
-        self._inflation = inflation.metric({"model": model})
+        drift = _Family("GAUGE", "elastriton_latency_drift", "Factor on the profile's latency, learnt online")
+        self._typical = drift.metric({"model": model, "quantile": "0.5"})
+        self._safe = drift.metric({"model": model, "quantile": "0.99"})
         self._dropped = _Family("COUNTER", "elastriton_dropped_total", "Samples dropped late").metric({"model": model})
 
-    def batch(self, decision: Decision, took_s: float, waiting: int, inflation: float) -> None:
+    def batch(self, decision: Decision, took_s: float, waiting: int, drift: Drift) -> None:
         """Note one batch, after its answers are out."""
         with _LOCK:
             self._batches[decision.gamma].value.increment(1)
@@ -45,7 +47,8 @@ class SchedulerMetrics:
             self._size.value.observe(float(len(decision.batch)))
             self._took.value.observe(took_s * 1000.0)
             self._waiting.value.set(float(waiting))
-            self._inflation.value.set(inflation)
+            self._typical.value.set(drift.typical)
+            self._safe.value.set(drift.safe)
             self._dropped.value.increment(len(decision.drop))
 
 

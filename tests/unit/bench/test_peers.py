@@ -79,7 +79,7 @@ def test_proteus_waits_for_company_as_long_as_its_head_allows() -> None:
     waiting = [item(60.0)]
     decision = proteus.decide(waiting, 0.0, SETTING.outlook)
     assert decision.batch == ()
-    two_ms = SETTING.outlook.latency.predict_ms(8, 2, SETTING.length)
+    two_ms = SETTING.outlook.latency.safe_ms(8, 2, SETTING.length)
     assert decision.wake_s == pytest.approx((60.0 - two_ms) / 1000.0)
     assert decision.wake_s is not None
     assert proteus.decide(waiting, decision.wake_s, SETTING.outlook).batch == tuple(waiting)
@@ -97,7 +97,7 @@ def test_slackfit_takes_large_batches_at_fast_levels_under_pressure_and_accurate
 
 def test_otas_batches_what_is_alike() -> None:
     near, far, valuable = item(60.0), item(200.0), item(70.0, task=2)
-    groups = Otas(SETTING).batches([near, item(65.0), valuable, far], 0.0)
+    groups = Otas(SETTING).batches([near, item(65.0), valuable, far], 0.0, 1.0)
     assert [len(group) for group in groups] == [2, 1, 1]
     assert groups[1] == [valuable]
 

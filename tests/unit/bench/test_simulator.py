@@ -98,6 +98,6 @@ def test_noise_has_the_p99_of_the_table() -> None:
     z = np.random.default_rng(0).standard_normal(20_000)
     durations_ms = [1000.0 * setting.duration_s(-4, 8, one) for one in z]
     assert np.percentile(durations_ms, 99) == pytest.approx(
-        setting.outlook.latency.predict_ms(-4, 8, setting.length), rel=0.005
+        setting.outlook.latency.safe_ms(-4, 8, setting.length), rel=0.005
     )
     assert np.median(durations_ms) == pytest.approx(setting.p50_ms[-4][8], rel=0.005)

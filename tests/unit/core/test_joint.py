@@ -20,7 +20,7 @@ def table(fast_ms: float = 2.0, slow_ms: float = 4.0, max_batch: int = 4) -> Lat
     sizes = (1, 2, 4)[: {1: 1, 2: 2, 4: 3}[max_batch]]
     each = {-8: fast_ms, 0: slow_ms}
     return LatencyTable(
-        Cell(gamma, 17, size, 0.0, each[gamma] * (0.5 + 0.5 * size), 50) for gamma in GAMMAS for size in sizes
+        Cell(gamma, 17, size, ms := each[gamma] * (0.5 + 0.5 * size), ms, 50) for gamma in GAMMAS for size in sizes
     )
 
 

@@ -19,38 +19,38 @@ def table(**rows: float) -> LatencyTable:
 def test_measured_cells_are_predicted_as_measured() -> None:
     grid = {(g, n, b): 100.0 + 10 * g + n + b for g in (-2, 0) for n in (8, 16) for b in (1, 4)}
     latency = LatencyTable(cell(*key, ms) for key, ms in grid.items())
-    assert {(g, n, b): latency.predict_ms(g, b, n) for g, n, b in grid} == grid
+    assert {(g, n, b): latency.safe_ms(g, b, n) for g, n, b in grid} == grid
     assert (latency.gammas, latency.lengths, latency.max_batch) == ((-2, 0), (8, 16), 4)
 
 
 def test_batch_sizes_between_the_measured_ones_are_interpolated() -> None:
     latency = table(b1=10.0, b4=40.0, b8=44.0)
-    assert [latency.predict_ms(0, batch, 8) for batch in (1, 2, 3, 4, 6, 8)] == [10.0, 20.0, 30.0, 40.0, 42.0, 44.0]
+    assert [latency.safe_ms(0, batch, 8) for batch in (1, 2, 3, 4, 6, 8)] == [10.0, 20.0, 30.0, 40.0, 42.0, 44.0]
 
 
 def test_batches_below_the_smallest_measured_one_take_as_long_as_it() -> None:
-    assert table(b4=40.0, b8=44.0).predict_ms(0, 1, 8) == 40.0
+    assert table(b4=40.0, b8=44.0).safe_ms(0, 1, 8) == 40.0
 
 
 def test_lengths_are_rounded_up() -> None:
     latency = LatencyTable(cell(0, n, 1, float(n)) for n in (8, 16, 32))
-    assert [latency.predict_ms(0, 1, n) for n in (1, 8, 9, 16, 17, 32)] == [8.0, 8.0, 16.0, 16.0, 32.0, 32.0]
+    assert [latency.safe_ms(0, 1, n) for n in (1, 8, 9, 16, 17, 32)] == [8.0, 8.0, 16.0, 16.0, 32.0, 32.0]
 
 
 def test_a_length_beyond_the_table_is_an_error() -> None:
     with pytest.raises(ConfigError, match="length 9 is above 8"):
-        table(b1=1.0).predict_ms(0, 1, 9)
+        table(b1=1.0).safe_ms(0, 1, 9)
 
 
 def test_a_batch_beyond_the_table_is_an_error() -> None:
     with pytest.raises(IndexError):
-        table(b4=1.0).predict_ms(0, 5, 8)
+        table(b4=1.0).safe_ms(0, 5, 8)
 
 
 def test_noise_is_made_monotone_upwards_in_batch_and_length() -> None:
     noisy = {(8, 1): 10.0, (8, 4): 9.0, (16, 1): 8.0, (16, 4): 20.0, (32, 1): 12.0, (32, 4): 11.0}
     latency = LatencyTable(cell(0, n, b, ms) for (n, b), ms in noisy.items())
-    cleaned = {(n, b): latency.predict_ms(0, b, n) for n, b in noisy}
+    cleaned = {(n, b): latency.safe_ms(0, b, n) for n, b in noisy}
     assert cleaned == {(8, 1): 10.0, (8, 4): 10.0, (16, 1): 10.0, (16, 4): 20.0, (32, 1): 12.0, (32, 4): 20.0}
 
 
@@ -59,15 +59,15 @@ def test_random_tables_are_monotone_and_never_below_the_measurement() -> None:
     for _ in range(20):
         grid = {(n, b): float(ms) for n in (4, 8, 16) for b, ms in zip((1, 2, 8), generator.random(3), strict=True)}
         latency = LatencyTable(cell(0, n, b, ms) for (n, b), ms in grid.items())
-        assert all(latency.predict_ms(0, b, n) >= ms for (n, b), ms in grid.items())
-        full = np.array([[latency.predict_ms(0, b, n) for b in range(1, 9)] for n in range(1, 17)])
+        assert all(latency.safe_ms(0, b, n) >= ms for (n, b), ms in grid.items())
+        full = np.array([[latency.safe_ms(0, b, n) for b in range(1, 9)] for n in range(1, 17)])
         assert (np.diff(full, axis=0) >= 0).all()
         assert (np.diff(full, axis=1) >= 0).all()
 
 
 def test_levels_are_not_made_monotone() -> None:
     latency = LatencyTable([cell(-2, 8, 1, 9.0), cell(0, 8, 1, 5.0)])
-    assert (latency.predict_ms(-2, 1, 8), latency.predict_ms(0, 1, 8)) == (9.0, 5.0)
+    assert (latency.safe_ms(-2, 1, 8), latency.safe_ms(0, 1, 8)) == (9.0, 5.0)
 
 
 def test_missing_cells_are_refused_and_counted() -> None:
@@ -78,33 +78,20 @@ def test_missing_cells_are_refused_and_counted() -> None:
         LatencyTable([])
 
 
-def test_the_fastest_level_for_one_sample() -> None:
-    cells = [cell(-2, 8, 1, 4.0), cell(-2, 8, 4, 30.0), cell(0, 8, 1, 5.0), cell(0, 8, 4, 6.0)]
-    latency = LatencyTable(cells)
-    assert latency.fastest_ms(8, [-2, 0]) == 4.0
-    assert latency.fastest_ms(8, [0]) == 5.0
+def test_medians_and_p99s_are_kept_apart_and_drift_apart() -> None:
+    latency = table(b1=10.0, b4=40.0)
+    assert (latency.typical_ms(0, 4, 8), latency.safe_ms(0, 4, 8)) == (20.0, 40.0)
+    latency.drift.typical, latency.drift.tail = 1.5, 2.0
+    assert (latency.typical_ms(0, 4, 8), latency.safe_ms(0, 4, 8)) == (30.0, 120.0)
+    assert latency.cost_ms(0, 8) == 30.0
 
 
-def test_inflation_follows_the_99th_percentile_of_the_error() -> None:
-    table = LatencyTable([Cell(0, 17, 1, 1.0, 10.0, 50)])
-    generator = np.random.default_rng(0)
-    late = []
-    for turn in range(20_000):
-        predicted_ms = table.predict_ms(0, 1, 17)
-        took_ms = 12.0 * float(generator.lognormal(0.0, 0.2))
-        table.observe(predicted_ms, took_ms)
-        if turn > 2000:
-            late.append(took_ms > predicted_ms)
-    assert 0.985 <= 1.0 - np.mean(late) <= 0.995
-    assert table.inflation == pytest.approx(1.2 * np.exp(0.2 * 2.326), rel=0.15)
-    assert table.cost_ms(0, 17) == pytest.approx(table.predict_ms(0, 1, 17))
-
-
-def test_a_machine_that_keeps_its_word_is_not_inflated() -> None:
-    table = LatencyTable([Cell(0, 17, 1, 1.0, 10.0, 50)])
-    for _ in range(100):
-        table.observe(10.0, 9.0)
-    assert table.inflation == 1.0
-    for _ in range(1000):
-        table.observe(10.0, 1e6)
-    assert table.inflation == LatencyTable.MAX_INFLATION
+def test_what_is_observed_is_compared_with_its_own_cell() -> None:
+    latency = table(b1=10.0, b4=40.0)
+    latency.observe(0, 4, 8, 19.0)
+    assert latency.drift.typical == 1.0
+    latency.observe(0, 1, 7, 6.0)
+    assert latency.drift.typical > 1.0
+    assert latency.drift.tail == 1.0
+    latency.observe(0, 1, 8, 100.0)
+    assert latency.drift.tail > 1.0

@@ -16,7 +16,7 @@ def outlook(overhead_ms: float = 0.0, max_batch: int = 4) -> Outlook:
     """Per sample, level 0 takes 30 ms, -4 takes 20 ms and -8 takes 10 ms; texts of 16 tokens take twice as long."""
     per_sample = {-8: 10.0, -4: 20.0, 0: 30.0}
     cells = [
-        Cell(gamma, length, batch, 0.0, ms * batch * length / 8, 1)
+        Cell(gamma, length, batch, ms * batch * length / 8, ms * batch * length / 8, 1)
         for gamma, ms in per_sample.items()
         for length in (8, 16)
         for batch in (1, 8)
@@ -41,6 +41,26 @@ def test_an_item_that_no_level_answers_in_time_is_dropped_and_the_next_taken() -
     decision = decide(waiting)
     assert decision.drop == tuple(waiting[:2])
     assert decision.batch == (waiting[2],)
+
+
+def risky(typical_ms: float, safe_ms: float) -> Outlook:
+    """One level; per sample, half of the batches take longer than the one, and one of 100 longer than the other."""
+    cells = [Cell(0, 8, batch, typical_ms * batch, safe_ms * batch, 1) for batch in (1, 8)]
+    return Outlook(LatencyTable(cells), {"eurosat": {0: 0.9}}, 4)
+
+
+def test_an_item_at_risk_delays_nobody_who_is_safe() -> None:
+    waiting = [item(12), item(25), item(60)]
+    decision = decide(waiting, risky(10.0, 20.0))
+    assert decision.drop == ()
+    assert decision.batch == (waiting[1],)
+
+
+def test_an_item_at_risk_is_run_where_nobody_is_safe() -> None:
+    waiting = [item(5), item(12), item(15)]
+    decision = decide(waiting, risky(10.0, 20.0))
+    assert decision.drop == (waiting[0],)
+    assert decision.batch == (waiting[1],)
 
 
 def test_where_everything_is_hopeless_everything_is_dropped_and_nothing_run() -> None:
@@ -120,7 +140,7 @@ def test_tasks_without_a_common_level_are_not_batched() -> None:
 def situations(draw: st.DrawFn) -> tuple[list[Item], float, Outlook]:
     ms = st.floats(0.1, 100.0)
     gammas = sorted(draw(st.sets(st.integers(-8, 8), min_size=1, max_size=4)))
-    cells = [Cell(g, n, b, 0.0, draw(ms), 1) for g in gammas for n in (8, 16) for b in (1, 3, 6)]
+    cells = [Cell(g, n, b, value := draw(ms), value, 1) for g in gammas for n in (8, 16) for b in (1, 3, 6)]
     levels = st.dictionaries(st.sampled_from(gammas), st.floats(0.0, 1.0), min_size=1)
     accuracy = draw(st.dictionaries(st.sampled_from("abc"), levels, min_size=1))
     view = Outlook(LatencyTable(cells), accuracy, draw(st.integers(1, 6)), draw(st.floats(0.0, 5.0)))

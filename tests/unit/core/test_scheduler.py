@@ -13,7 +13,9 @@ from elastriton.core.scheduler import Scheduler
 
 def scheduler(max_queue: int = 8, max_batch: int = 4, overhead_ms: float = 0.0) -> Scheduler:
     """10 ms per sample at level 0, 5 ms at level -4."""
-    cells = [Cell(gamma, 8, batch, 0.0, ms * batch, 1) for gamma, ms in ((-4, 5.0), (0, 10.0)) for batch in (1, 8)]
+    cells = [
+        Cell(gamma, 8, batch, ms * batch, ms * batch, 1) for gamma, ms in ((-4, 5.0), (0, 10.0)) for batch in (1, 8)
+    ]
     accuracy = {"t": {-4: 0.5, 0: 0.9}, "plain": {0: 0.9}}
     return Scheduler(Outlook(LatencyTable(cells), accuracy, max_batch, overhead_ms), LargestBatch(), max_queue)
 
@@ -132,5 +134,5 @@ def test_batches_that_take_longer_than_predicted_make_it_careful() -> None:
     decision = s.next(0.0)
     assert decision is not None
     before_ms = s.outlook.needed_ms(decision.batch[0])
-    s.ended(decision, 0.0, decision.finish_s + 1.0)
+    s.ended(decision, 1000.0 * decision.finish_s + 1000.0)
     assert s.outlook.needed_ms(decision.batch[0]) > before_ms

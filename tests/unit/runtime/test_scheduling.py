@@ -30,7 +30,7 @@ def task(*labels: str, temperature: float = 1.0) -> TaskPlan:
     return TaskPlan("classification" if labels else "regression", labels, 60_000.0, 1.0, temperature, accuracy)
 
 
-CELLS = tuple(Cell(gamma, 8, batch, 0.0, 1.0, 1) for gamma in (-2, 0) for batch in (1, 4))
+CELLS = tuple(Cell(gamma, 8, batch, 1.0, 1.0, 1) for gamma in (-2, 0) for batch in (1, 4))
 TASKS = {"two": task("no", "yes"), "three": task("a", "b", "c", temperature=2.0), "score": task()}
 VISION = SchedulerPlan("executor", "vision", "largest-batch", TASKS, CELLS, 4, 16, 0.0)
 TEXT = replace(VISION, kind="text")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from elastriton.core.drift import Drift
 from elastriton.core.errors import Internal, InvalidInput, Rejected, Unavailable
 from elastriton.core.latency import Cell, LatencyTable
 from elastriton.core.policy import Decision, LargestBatch, Outlook
@@ -34,13 +35,16 @@ def echo(decision: Decision) -> Sequence[Any]:
     return [f"answer to {item.payload}" for item in decision.batch]
 
 
+def scheduler() -> Scheduler:
+    table = LatencyTable([Cell(0, 1, batch, 1.0, 1.0, 1) for batch in (1, 4)])
+    return Scheduler(Outlook(table, {"t": {0: 1.0}}, 4), LargestBatch(), max_queue=20)
+
+
 @contextmanager
 def working(run: Run = echo, **options: Any) -> Iterator[tuple[Worker, Answers]]:
     answers: Answers = queue.Queue()
-    table = LatencyTable([Cell(0, 1, batch, 0.0, 1.0, 1) for batch in (1, 4)])
-    scheduler = Scheduler(Outlook(table, {"t": {0: 1.0}}, 4), LargestBatch(), max_queue=20)
     options = {"clock": Clock(), **options}
-    worker = Worker(scheduler, run, lambda one, result: answers.put((one.payload, result)), **options)
+    worker = Worker(scheduler(), run, lambda one, result: answers.put((one.payload, result)), **options)
     yield worker, answers
     worker.stop()
 
@@ -94,7 +98,7 @@ def test_no_thread_runs_before_the_first_admitted_item() -> None:
         assert threading.active_count() == before
         worker.submit([item("a")])
         take(answers, 1)
-        assert threading.active_count() == before + 2
+        assert threading.active_count() == before + 3
     assert threading.active_count() == before
 
 
@@ -125,7 +129,7 @@ def test_an_error_in_the_observer_does_not_end_the_worker() -> None:
     class Observer:
         calls = 0
 
-        def batch(self, decision: Decision, took_s: float, waiting: int, inflation: float) -> None:
+        def batch(self, decision: Decision, took_s: float, waiting: int, drift: Drift) -> None:
             self.calls += 1
             raise RuntimeError("metrics are down")
 
@@ -135,6 +139,31 @@ def test_an_error_in_the_observer_does_not_end_the_worker() -> None:
             worker.submit([item(name)])
             assert take(answers, 1) == {name: f"answer to {name}"}
     assert observer.calls == 3
+
+
+def test_answers_on_their_way_do_not_keep_the_executor_waiting() -> None:
+    running = threading.Semaphore(0)
+    sending, go = threading.Event(), threading.Event()
+    answered: list[Any] = []
+
+    def run(decision: Decision) -> Sequence[Any]:
+        running.release()
+        return echo(decision)
+
+    def answer(item: Item, result: Any) -> None:
+        sending.set()
+        assert go.wait(timeout=10)
+        answered.append(result)
+
+    worker = Worker(scheduler(), run, answer, clock=Clock())
+    worker.submit([item("a")])
+    assert sending.wait(timeout=10)
+    worker.submit([item("b")])
+    assert running.acquire(timeout=10)
+    assert running.acquire(timeout=10), "the second batch runs while the first answer is being sent"
+    go.set()
+    worker.stop()
+    assert answered == ["answer to a", "answer to b"], "a stop lets no answer be lost"
 
 
 def test_items_whose_deadline_passes_are_rejected_while_the_executor_is_busy() -> None:
