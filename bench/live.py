@@ -41,9 +41,9 @@ from elastriton.generator.serve import Server
 from elastriton.generator.show import steps
 
 ROOT = Path(__file__).parents[1]
-POLICY_NAMES = ("ours", "largest-batch", "otas", "slackfit", "infaas", "pets", "fixed(-16)", "fixed(4)")
+POLICY_NAMES = ("ours", "largest-batch", "otas", "slackfit", "infaas", "pets", "fixed(-16)")
 TRACE_NAMES = ("step", "mmpp", "azure-code")
-LOADS = (0.35, 0.6, 0.9)
+LOADS = (0.35, 0.5)
 WARM_UP = 200
 
 console = Console(width=150)

@@ -91,7 +91,7 @@ def solve(
 
 @_compiled
 def in_chunks(left_ms: Floats, worth: Floats, order: Ints, chunk: int, most: int) -> tuple[Floats, Floats]:
-    """The items in `order` in at most `most` chunks: their first deadlines [n], prefix sums of worth [levels, n + 1]."""
+    """Of the items in `order`, in at most `most` chunks: first deadlines [n], prefix sums of worth [levels, n + 1]."""
     levels = worth.shape[0]
     n = min(most, (order.shape[0] + chunk - 1) // chunk)
     first, gains = np.empty(n), np.zeros((levels, n + 1))
