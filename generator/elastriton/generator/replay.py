@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 
 from elastriton.client import Answer, AsyncClient, RejectedError
+from elastriton.client.transport import Transport
 from elastriton.core.errors import ConfigError
 from elastriton.generator.config import Config
 from elastriton.generator.data import load_data
@@ -104,12 +105,14 @@ def draw(samples: Mapping[str, Sequence[Sample]], n: int, seed: int) -> list[Sam
     return drawn
 
 
-async def replay(url: str, load: Load, samples: Sequence[Sample], *, timeout_s: float = 30.0) -> list[Sent]:
+async def replay(
+    server: str | Transport, load: Load, samples: Sequence[Sample], *, timeout_s: float = 30.0
+) -> list[Sent]:
     """Send `samples[i]` at `load.arrivals_s[i]`, and wait for every answer. Needs a server that is ready.
 
     The first requests of a connection are slow: one sample of each task is asked before the clock starts.
     """
-    async with AsyncClient(url, timeout_s=timeout_s, max_in_flight=len(samples) + 1) as client:
+    async with AsyncClient(server, timeout_s=timeout_s, max_in_flight=len(samples) + 1) as client:
         first = {sample.task: sample for sample in samples}
         for sample in first.values():
             await _ask(client, sample, 0.0, time.perf_counter())
