@@ -48,7 +48,7 @@ SLOTS_PER_SLO = 4
 MAX_SLOTS = 600
 
 
-def clairvoyant(setting: Setting, items: Sequence[Item], executors: int = 1) -> float:
+def clairvoyant(setting: Setting, items: Sequence[Item]) -> float:
     """The bound for a load."""
     costs = {task.name: _costs_s(setting, task.slo_ms) for task in setting.tasks}
     utility = {task.name: task.utility for task in setting.tasks}
@@ -70,7 +70,7 @@ def clairvoyant(setting: Setting, items: Sequence[Item], executors: int = 1) -> 
             programme.column(utility[task] * setting.accuracy[task][gamma], {number: 1.0, work: cost_s / slot_s})
         for slot in range(first, last[group] + 1):
             if slot not in capacity:
-                capacity[slot] = programme.row(float(executors))
+                capacity[slot] = programme.row(float(setting.executors))
             programme.column(0.0, {work: -1.0, capacity[slot]: 1.0})
     return programme.solve()
 

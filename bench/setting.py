@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from elastriton.core.fairness import Floors
 from elastriton.core.latency import Cell, LatencyTable
 from elastriton.core.plan import SchedulerPlan
 from elastriton.core.planner import useful_gammas
@@ -49,6 +50,8 @@ class Setting:
     tasks: tuple[Task, ...]
     accuracy: dict[str, dict[int, float]]
     overhead_ms: float = 0.0
+    executors: int = 1
+    floors: tuple[tuple[str, float], ...] = ()
 
     @property
     def length(self) -> int:
@@ -63,7 +66,9 @@ class Setting:
     def fresh_outlook(self) -> Outlook:
         """An outlook of its own for each run, which learns from it."""
         table = LatencyTable(self.cells)
-        return Outlook(table, self.accuracy, table.max_batch, self.overhead_ms)
+        return Outlook(
+            table, self.accuracy, table.max_batch, self.overhead_ms, self.executors, Floors(dict(self.floors))
+        )
 
     @cached_property
     def p50_ms(self) -> dict[int, list[float]]:

@@ -48,13 +48,13 @@ class Outcome:
 class _Run:
     """The state of one simulation."""
 
-    def __init__(self, setting: Setting, items: Sequence[Item], policy: Policy, seed: int, executors: int) -> None:
+    def __init__(self, setting: Setting, items: Sequence[Item], policy: Policy, seed: int) -> None:
         self.setting = setting
         self.scheduler = Scheduler(setting.fresh_outlook(), policy)
         self.overhead_s = setting.overhead_ms / 1000.0
         noise = np.random.default_rng([seed, 2]).standard_normal(len(items))
         self.noise = np.clip(noise, -Z_MAX, Z_MAX).tolist()
-        self.idle = executors
+        self.idle = setting.executors
         self.busy_until: list[float] = []
         self.wake_s = math.inf
         self.batches = self.dropped = self.in_time = 0
@@ -93,7 +93,7 @@ class _Run:
         size, gamma = len(decision.batch), decision.gamma
         free_s = now_s + self.setting.duration_s(gamma, size, self.noise[self.batches])
         answered_s = free_s + self.overhead_s
-        self.scheduler.ended(decision, (free_s - now_s) * 1000.0)
+        self.scheduler.ended(decision, now_s, free_s)
         self.batches += 1
         self.idle -= 1
         heapq.heappush(self.busy_until, free_s)
@@ -113,9 +113,9 @@ class _Run:
             self.dropped += len(self.scheduler.expire(now_s))
 
 
-def simulate(setting: Setting, items: Sequence[Item], policy: Policy, seed: int, executors: int = 1) -> Outcome:
+def simulate(setting: Setting, items: Sequence[Item], policy: Policy, seed: int) -> Outcome:
     """Serve `items`, ordered by arrival, to the end."""
-    run = _Run(setting, items, policy, seed, executors)
+    run = _Run(setting, items, policy, seed)
     upcoming = 0
     while True:
         arrival_s = items[upcoming].arrival_s if upcoming < len(items) else math.inf

@@ -124,7 +124,13 @@ def tiny_project(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path, tiny_
         "version": 1,
         "overhead_ms": 1.0,
         "encoders": {
-            "vit": {"kind": "vision", "model": str(tiny_vit), "levels": [-4, -2, 0, 2, 4], "batches": [1, 4, 8]},
+            "vit": {
+                "kind": "vision",
+                "model": str(tiny_vit),
+                "levels": [-4, -2, 0, 2, 4],
+                "batches": [1, 4, 8],
+                "instances": 2,
+            },
             "bert": {"model": str(tiny_bert("large", layers=3)), **text},
             "rater": {"model": str(scores), **text},
         },

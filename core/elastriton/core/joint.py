@@ -42,17 +42,24 @@ def _compiled(function: F) -> F:
 
 @_compiled
 def solve(
-    deadlines: Floats, gains: Floats, sizes: Ints, latency: Floats, step: float, times: int, price: float
+    deadlines: Floats,
+    gains: Floats,
+    sizes: Ints,
+    latency: Floats,
+    executors: int,
+    step: float,
+    times: int,
+    price: float,
 ) -> tuple[float, int, int, int]:
     """The best schedule: (value, items to pass over, size of the first batch, its level); size 0 where nothing pays.
 
-    All times are in ms from now: `deadlines` [n], `latency` [levels, sizes], and the time grid of
-    `times` steps of `step`. `gains` [levels, n + 1] are prefix sums of utility x accuracy, `sizes` the batch sizes to
-    consider, ascending, and `price` what a ms of the executor's time is worth.
+    All times are in ms from now: `deadlines` [n], `latency` [levels, sizes] on each of `executors`, and the time grid
+    of `times` steps of `step`. `gains` [levels, n + 1] are prefix sums of utility x accuracy, `sizes` the batch sizes
+    to consider, ascending, and `price` what a ms of the executors' time is worth.
     """
     n = deadlines.shape[0]
     levels, n_sizes = latency.shape
-    steps = np.ceil(latency / step - 1e-9).astype(np.int64)
+    steps = np.ceil(latency / (executors * step) - 1e-9).astype(np.int64)  # a pool is as one that is so much faster
     value = np.empty((n + 1, times + 1))
     value[n] = -price * step * np.arange(times + 1)
     run_size = np.zeros(n, dtype=np.int64)
@@ -108,7 +115,7 @@ def in_chunks(left_ms: Floats, worth: Floats, order: Ints, chunk: int, most: int
 def compile_now() -> None:
     """Have it all compiled before the first decision: it takes seconds, or a moment where numba has it on disk."""
     in_chunks(np.ones(1), np.ones((1, 1)), np.zeros(1, dtype=np.int64), 1, 1)
-    solve(np.ones(1), np.ones((1, 2)), np.ones(1, dtype=np.int64), np.ones((1, 1)), 1.0, 2, 0.0)
+    solve(np.ones(1), np.ones((1, 2)), np.ones(1, dtype=np.int64), np.ones((1, 1)), 1, 1.0, 2, 0.0)
 
 
 class Joint:
@@ -172,8 +179,8 @@ class Joint:
         """The value of the best plan in this order, and its first batch: item numbers and level."""
         chunk = queue.chunk
         left_ms, gains = in_chunks(queue.left_ms, queue.worth, order, chunk, self.POSITIONS)
-        price = min(price, self.SHARE * float((gains[:, queue.sizes] / queue.latency_ms).max()))
-        grid = (queue.sizes, queue.latency_ms, queue.last_ms / self.TIMES, self.TIMES)
+        price = min(price, self.SHARE * queue.executors * float((gains[:, queue.sizes] / queue.latency_ms).max()))
+        grid = (queue.sizes, queue.latency_ms, queue.executors, queue.last_ms / self.TIMES, self.TIMES)
         value, first, size, level = solve(left_ms, gains, *grid, price)
         if size == 0:  # every batch looked too dear: an executor that idles earns nothing at all
             value, first, size, level = solve(left_ms, gains, *grid, 0.0)
@@ -200,16 +207,17 @@ class _Queue:
     def __init__(self, items: Sequence[Item], now_s: float, outlook: Outlook, policy: Joint) -> None:
         length = max(item.length for item in items)
         self.gammas = outlook.latency.gammas
-        accuracy = {
-            task: [outlook.accuracy[task].get(gamma, -1e9) for gamma in self.gammas]
+        self.executors = outlook.executors
+        worth = {
+            task: [outlook.floors.weight(task) * outlook.accuracy[task].get(gamma, -1e9) for gamma in self.gammas]
             for task in {item.task for item in items}
         }
         utility = np.array([item.utility for item in items])
-        self.worth: Floats = np.ascontiguousarray(np.array([accuracy[item.task] for item in items]).T) * utility
+        self.worth: Floats = np.ascontiguousarray(np.array([worth[item.task] for item in items]).T) * utility
         deadlines = np.array([item.deadline_s for item in items])
         self.left_ms: Floats = (deadlines - now_s) * 1000.0 - outlook.overhead_ms
         self.last_ms = float(self.left_ms.max())
-        self.cost_ms = [outlook.latency.cost_ms(gamma, length) for gamma in self.gammas]
+        self.cost_ms = [outlook.latency.cost_ms(gamma, length) / outlook.executors for gamma in self.gammas]
         self.chunk = min(-(-len(items) // policy.POSITIONS), outlook.max_batch)
         chunks = -(-len(items) // self.chunk)
         most = min(chunks, policy.POSITIONS, max(1, outlook.max_batch // self.chunk))

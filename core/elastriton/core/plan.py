@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from elastriton.core.fairness import Floors
 from elastriton.core.latency import Cell, LatencyTable
 from elastriton.core.levels import TokenLevel
 from elastriton.core.policy import Outlook
@@ -39,6 +40,7 @@ class ExecutorPlan:
     max_batch: int
     image: ImageSpec | None = None
     text: TextSpec | None = None
+    instances: int = 1
     threads: int = 0
 
 
@@ -60,6 +62,7 @@ class TaskPlan:
     utility: float
     temperature: float
     accuracy: tuple[LevelAccuracy, ...]
+    floor: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,8 @@ class SchedulerPlan:
     def outlook(self) -> Outlook:
         """The plan as the policies see it."""
         accuracy = {name: {point.gamma: point.accuracy for point in task.accuracy} for name, task in self.tasks.items()}
-        return Outlook(LatencyTable(self.latency), accuracy, self.max_batch, self.overhead_ms)
+        floors = Floors({name: task.floor for name, task in self.tasks.items() if task.floor > 0.0})
+        return Outlook(LatencyTable(self.latency), accuracy, self.max_batch, self.overhead_ms, self.executors, floors)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,11 +26,15 @@ from elastriton.core.profile import EncoderProfile, Profile, TaskProfile
 
 @dataclass(frozen=True, slots=True)
 class TaskGoal:
-    """What a task is to achieve: its deadline, what an answer in time is worth, and what early answers may cost."""
+    """What a task is to achieve: its deadline, what an answer in time is worth, and what early answers may cost.
+
+    `floor` is the least share of its requests to answer in time, where other tasks would be served instead.
+    """
 
     slo_ms: float
     utility: float = 1.0
     max_drop: float = 0.0
+    floor: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,8 @@ def _executor(encoder: EncoderProfile, tasks: dict[str, TaskProfile], kept: set[
         max_batch=max(cell.batch for cell in encoder.latency),
         image=encoder.image,
         text=encoder.text,
+        instances=encoder.instances,
+        threads=encoder.threads,
     )
 
 
@@ -140,6 +146,7 @@ def _scheduler(
         max_batch=max(cell.batch for cell in encoder.latency),
         max_queue=goals.max_queue,
         overhead_ms=goals.overhead_ms,
+        executors=encoder.instances,
     )
 
 
@@ -152,6 +159,7 @@ def _task(task: TaskProfile, kept: set[int], goal: TaskGoal) -> TaskPlan:
         utility=goal.utility,
         temperature=task.temperature,
         accuracy=tuple(accuracy) or (LevelAccuracy(0, 1.0),),
+        floor=goal.floor,
     )
 
 

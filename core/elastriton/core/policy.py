@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Protocol
 
+from elastriton.core.fairness import Floors
 from elastriton.core.latency import LatencyTable
 from elastriton.core.queue import Item
 
@@ -15,13 +16,16 @@ from elastriton.core.queue import Item
 class Outlook:
     """What a policy may know: the latency table, accuracy[task][gamma], the batch limit and the fixed overhead.
 
-    `overhead_ms` is the time a request spends around the encoder (decoding, transfers); it shortens every deadline.
+    `executors` equal ones work side by side, and `floors` weigh up the tasks that are served too little. `overhead_ms`
+    is the time a request spends around the encoder (decoding, transfers); it shortens every deadline.
     """
 
     latency: LatencyTable
     accuracy: dict[str, dict[int, float]]
     max_batch: int
     overhead_ms: float = 0.0
+    executors: int = 1
+    floors: Floors = field(default_factory=Floors)
     _common: dict[frozenset[str], tuple[int, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _fastest: dict[tuple[str, int], float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -48,7 +52,7 @@ class Outlook:
 
     def value(self, items: Sequence[Item], gamma: int) -> float:
         """The utility to expect of answering `items` in time at level `gamma`."""
-        return sum(item.utility * self.accuracy[item.task][gamma] for item in items)
+        return sum(self.floors.weight(item.task) * item.utility * self.accuracy[item.task][gamma] for item in items)
 
     def finish_s(self, items: Sequence[Item], gamma: int, now_s: float) -> float:
         """When a batch that starts now will have been answered, in 99 of 100 cases."""

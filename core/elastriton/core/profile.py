@@ -83,6 +83,8 @@ class EncoderProfile:
     image: ImageSpec | None = None
     text: TextSpec | None = None
     tokenizer: Artifact | None = None
+    instances: int = 1
+    threads: int = 0
 
 
 @dataclass(frozen=True, slots=True)

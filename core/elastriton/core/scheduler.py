@@ -50,10 +50,15 @@ class Scheduler:
             return None
         decision = self.policy.decide(list(self.waiting), now_s, self.outlook)
         self.waiting.remove((*decision.batch, *decision.drop))
+        for item in decision.drop:
+            self.outlook.floors.observe(item.task, in_time=False)
         return decision
 
-    def ended(self, decision: Decision, took_ms: float) -> None:
+    def ended(self, decision: Decision, started_s: float, ended_s: float) -> None:
         """Learn from a batch that has run."""
+        took_ms, answered_s = (ended_s - started_s) * 1000.0, ended_s + self.outlook.overhead_ms / 1000.0
+        for item in decision.batch:
+            self.outlook.floors.observe(item.task, in_time=answered_s <= item.deadline_s)
         longest = max(item.length for item in decision.batch)
         self.outlook.latency.observe(decision.gamma, len(decision.batch), longest, took_ms)
 
@@ -61,6 +66,8 @@ class Scheduler:
         """Take out the items whose deadline has passed while every executor was busy."""
         late = [item for item in self.waiting if item.deadline_s <= now_s]
         self.waiting.remove(late)
+        for item in late:
+            self.outlook.floors.observe(item.task, in_time=False)
         return late
 
 

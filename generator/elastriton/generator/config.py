@@ -26,11 +26,15 @@ class _Strict(BaseModel):
 
 
 class EncoderConfig(_Strict):
-    """One resident encoder: a timm or Hugging Face id or local folder, and the grid to measure it on."""
+    """One resident encoder: a timm or Hugging Face id or local folder, and the grid to measure it on.
+
+    `instances` of it run side by side as one pool: on a CPU they share the cores, on GPUs there are as many per device.
+    """
 
     kind: Literal["vision", "text"]
     model: str
     runtime: Literal["onnxruntime", "torch"] = "onnxruntime"
+    instances: Annotated[int, Field(ge=1, le=64)] = 1
     levels: tuple[int, ...] = (0,)
     batches: tuple[Count, ...] = (1, 2, 4, 8, 16, 32)
     max_length: Annotated[int, Field(ge=2, le=512)] = 128
@@ -64,11 +68,15 @@ class CascadeConfig(_Strict):
 
 
 class TaskConfig(_Strict):
-    """One task: a head and perhaps prompts on an encoder, its deadline, and what an answer in time is worth."""
+    """One task: a head and perhaps prompts on an encoder, its deadline, and what an answer in time is worth.
+
+    `floor` is the least share of its requests to answer in time, even where other tasks would be worth more.
+    """
 
     encoder: Name
     slo_ms: Positive
     utility: Positive = 1.0
+    floor: Annotated[float, Field(ge=0, lt=1)] = 0.0
     objective: Literal["classification", "regression"] = "classification"
     inputs: Literal[1, 2] = 1
     labels: tuple[str, ...] | None = None

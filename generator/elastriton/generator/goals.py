@@ -14,7 +14,7 @@ from elastriton.generator.config import Config
 def goals(settings: Config) -> Goals:
     """What a configuration wants of its tasks."""
     tasks = {
-        name: TaskGoal(task.slo_ms, task.utility, task.cascade.max_drop if task.cascade else 0.0)
+        name: TaskGoal(task.slo_ms, task.utility, task.cascade.max_drop if task.cascade else 0.0, task.floor)
         for name, task in settings.tasks.items()
     }
     return Goals(tasks, settings.policy, settings.max_queue, settings.overhead_ms)

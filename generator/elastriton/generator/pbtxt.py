@@ -42,7 +42,7 @@ def render(config: pb.ModelConfig) -> str:
 def _executor(name: str, plan: ExecutorPlan) -> pb.ModelConfig:
     outputs: list[Spec] = [("LOGITS", "FP32", [plan.classes])]
     kind = "KIND_AUTO" if plan.runtime == "torch" else "KIND_CPU"
-    return _model(name, "elastic", plan.max_batch, [*_data(plan), TASK], outputs, kind)
+    return _model(name, "elastic", plan.max_batch, [*_data(plan), TASK], outputs, kind, plan.instances)
 
 
 def _scheduler(name: str, plan: SchedulerPlan, executor: ExecutorPlan) -> pb.ModelConfig:
@@ -95,11 +95,17 @@ def _answers(objectives: set[Any], classes: int) -> list[Spec]:
 
 
 def _model(
-    name: str, backend: str, max_batch: int, inputs: Sequence[Spec], outputs: Sequence[Spec], kind: str = "KIND_CPU"
+    name: str,
+    backend: str,
+    max_batch: int,
+    inputs: Sequence[Spec],
+    outputs: Sequence[Spec],
+    kind: str = "KIND_CPU",
+    count: int = 1,
 ) -> pb.ModelConfig:
     config = pb.ModelConfig(name=name, backend=backend, max_batch_size=max_batch)
     _add_tensors(config, inputs, outputs)
-    config.instance_group.add(kind=pb.ModelInstanceGroup.Kind.Value(kind), count=1)
+    config.instance_group.add(kind=pb.ModelInstanceGroup.Kind.Value(kind), count=count)
     return config
 
 

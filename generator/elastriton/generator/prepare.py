@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,8 @@ def _prepare(
         classes=max(len(head.bias) for head, _ in heads.values()),
         max_batch=max(encoder.batches),
         image=model.image if isinstance(model, VisionModel) else None,
+        instances=encoder.instances,
+        threads=max(1, (os.cpu_count() or 1) // encoder.instances) if encoder.instances > 1 else 0,
         text=_text(encoder, model) if isinstance(model, TextModel) else None,
     )
     tokens = model.tokens if isinstance(model, VisionModel) else max(encoder.lengths)

@@ -159,6 +159,8 @@ def _encoder(model: str, prepared: PreparedEncoder, cells: tuple[Cell, ...]) -> 
         image=plan.image,
         text=plan.text,
         tokenizer=prepared.tokenizer,
+        instances=plan.instances,
+        threads=plan.threads,
     )
 
 

@@ -80,11 +80,11 @@ class Worker:
         if decision.batch:
             started_s = self.clock()
             results = self._results(decision)
-            took_s = self.clock() - started_s
-            self._outbox.put(partial(self._finish, decision, results, took_s))
+            ended_s = self.clock()
+            self._outbox.put(partial(self._finish, decision, results, ended_s - started_s))
             if not isinstance(results[0], RequestError):  # how long a failure took says nothing about the encoder
                 with self._wake:
-                    self._scheduler.ended(decision, took_s * 1000.0)
+                    self._scheduler.ended(decision, started_s, ended_s)
 
     def stop(self) -> None:
         """Answer what still waits and end the threads; a batch that runs is awaited for a few seconds."""

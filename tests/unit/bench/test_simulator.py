@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -90,7 +91,7 @@ def test_two_executors_work_at_once() -> None:
     setting = exact(15.0, max_batch=1)
     items = arrivals(setting, 0.0, 1.0)
     assert simulate(setting, items, Scripted(), seed=0).on_time == 0.5
-    assert simulate(setting, items, Scripted(), seed=0, executors=2).on_time == 1.0
+    assert simulate(replace(setting, executors=2), items, Scripted(), seed=0).on_time == 1.0
 
 
 def test_noise_has_the_p99_of_the_table() -> None:

@@ -60,7 +60,7 @@ def test_the_first_move_loses_nothing(deadlines: list[int], utilities: list[int]
     latency = np.array([[fast * size for size in sizes], [(fast + extra) * size for size in sizes]], dtype=float)
     gains = np.concatenate([np.zeros((2, 1)), worth.cumsum(axis=1)], axis=1)
     times = 32  # a grid of whole ms: all latencies are, so that nothing is rounded
-    value, first, size, level = solve(np.array(due), gains, np.array(sizes), latency, 1.0, times, 0.0)
+    value, first, size, level = solve(np.array(due), gains, np.array(sizes), latency, 1, 1.0, times, 0.0)
     optimum = best_value(due, worth, latency, sizes, 0.0)
     if size == 0:
         assert optimum == 0.0
