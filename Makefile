@@ -27,8 +27,9 @@ check: setup  ## ruff, mypy --strict
 test: setup  ## every test that needs no GPU, a real tritonserver included
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest tests
 
-bench: setup  ## the measurements behind the figures in the docs
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python bench/overhead.py
+bench: setup  ## the measurements behind the figures in the docs (about 45 minutes)
+	for script in overhead decision policies live; do \
+		PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python bench/$$script.py || exit 1; done
 
 clean:  ## remove what the commands above wrote (not .venv)
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache

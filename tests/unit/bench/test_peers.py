@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import peers
 import pytest
-from peers import Fixed, INFaaS, ModelSwitching, Otas, PetS, Proteus, SlackFit, Table, policies
+from peers import Fixed, INFaaS, ModelSwitching, Otas, PetS, Proteus, SlackFit, policies
 from setting import synthetic
+from table import Table
 
 from elastriton.core.policy import Policy
 from elastriton.core.queue import Item
