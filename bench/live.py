@@ -6,8 +6,8 @@ For every seed and policy a server is started, and the traces are replayed again
 policies inside: what drifts on the machine meets all of them). The load is a multiple of what level 0 keeps up with in
 the bare profile, and client, decoders and encoder share the machine's cores: served capacity is lower, and the loads
 are chosen lower for it. A record has the keys of policies.json; `simulated` is the utility that bench/simulator.py
-expects for the same arrivals and tasks, and `drift` the last factor on the p99 that it
-learnt.
+expects for the same arrivals and tasks, and `drift` the last factor on the p99 that the
+scheduler has learnt, and `batches_within_prediction` the share of batches that took no longer than predicted.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from elastriton.generator.show import steps
 ROOT = Path(__file__).parents[1]
 POLICY_NAMES = ("ours", "largest-batch", "otas", "slackfit", "infaas", "pets", "fixed(-16)")
 TRACE_NAMES = ("step", "mmpp", "azure-code")
-LOADS = (0.35, 0.5)
+LOADS = (0.25, 0.35)
 WARM_UP = 200
 
 console = Console(width=150)
@@ -125,7 +125,11 @@ def replays(bench: Bench, name: str, seed: int) -> Iterator[tuple[dict[str, Any]
                 rows = [json.loads(line) for line in log.read_text().splitlines()]
                 summary = asdict(summarise(sent))
                 record = {"trace": trace, "load": load, "seed": seed, "policy": name, **summary}
-                record |= {"simulated": expected.utility, "drift": rows[-1][5] if rows else 1.0}
+                record |= {
+                    "simulated": expected.utility,
+                    "drift": rows[-1][6],
+                    "batches_within_prediction": sum(row[2] <= row[3] for row in rows) / len(rows),
+                }
                 yield record, rows
 
 

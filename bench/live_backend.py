@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from setting import from_plan
 from elastriton.core.drift import Drift
 from elastriton.core.plan import SchedulerPlan
 from elastriton.core.policies import POLICIES
-from elastriton.core.policy import Decision
+from elastriton.core.scheduler import Ended
 from elastriton.runtime import triton
 
 ROOT = Path(__file__).parents[1]
@@ -31,24 +30,16 @@ _spec.loader.exec_module(_backend)
 
 
 class Logged(_backend.SchedulerMetrics):  # type: ignore[misc]
-    """The metrics, and a line for every batch: level, size, expected and true time in ms, waiting, drift, now."""
+    """The metrics, and a line for every batch: level, size, true and predicted time in ms, waiting, drift."""
 
     log = Path(os.devnull)
 
-    def batch(self, decision: Decision, took_s: float, waiting: int, drift: Drift) -> None:
+    def batch(self, ended: Ended, drift: Drift) -> None:
         """Note one batch, after its answers are out."""
-        super().batch(decision, took_s, waiting, drift)
-        row = [
-            decision.gamma,
-            len(decision.batch),
-            round(took_s * 1000.0, 3),
-            waiting,
-            round(drift.typical, 4),
-            round(drift.safe, 4),
-            round(time.monotonic(), 6),
-        ]
+        super().batch(ended, drift)
+        row = [ended.gamma, ended.size, ended.took_ms, ended.predicted_ms, ended.waiting, drift.typical, drift.safe]
         with self.log.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(row) + "\n")
+            lines.write(json.dumps([round(value, 3) for value in row]) + "\n")
 
 
 class TritonPythonModel(_backend.TritonPythonModel):  # type: ignore[misc]

@@ -18,7 +18,7 @@ class TritonPythonModel:
         """Build the service; its threads start with the first request (no BLS may happen before this returns)."""
         plan = triton.load_plan(SchedulerPlan, args)
         call = partial(triton.call, outputs=["LOGITS"])
-        metrics = SchedulerMetrics(args["model_name"], sorted({cell.gamma for cell in plan.latency}))
+        metrics = SchedulerMetrics(args["model_name"], sorted({cell.gamma for cell in plan.latency}), plan.tasks)
         self._service = SchedulingService(plan, call, metrics)
 
     def execute(self, requests: list[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,13 +95,25 @@ def test_a_flood_is_answered_or_rejected_but_never_lost(client: Client, make_jpe
     assert after.label
 
 
-def test_metrics_count_the_batches(client: Client, tiny_server: Server, make_jpeg: Any) -> None:
-    def samples() -> float:
+def test_metrics_tell_what_became_of_every_sample(client: Client, tiny_server: Server, make_jpeg: Any) -> None:
+    def total(name: str, *labels: str) -> float:
         with urllib.request.urlopen(tiny_server.metrics_url, timeout=10) as response:
             lines = response.read().decode().splitlines()
-        ours = [line for line in lines if line.startswith("elastriton_samples_total") and "vit_scheduler" in line]
+        ours = [line for line in lines if line.startswith(name + "{") and all(label in line for label in labels)]
+        assert ours, f"no {name} with {labels}"
         return sum(float(line.rsplit(" ", 1)[1]) for line in ours)
 
-    before = samples()
+    def totals() -> list[float]:
+        outcomes = total("elastriton_outcomes_total", 'task="colour"', 'outcome="in_time"')
+        model = 'model="vit_scheduler"'
+        return [total("elastriton_samples_total", model), outcomes, total("elastriton_utility_total", model)]
+
+    before = totals()
     client.classify("colour", images=[make_jpeg("red")] * 3)
-    assert samples() == before + 3
+    deadline_s = time.monotonic() + 60.0
+    while (after := totals())[0] < before[0] + 3 and time.monotonic() < deadline_s:
+        time.sleep(0.05)  # metrics follow the answers
+    assert after[:2] == [before[0] + 3, before[1] + 3]
+    assert before[2] < after[2] <= before[2] + 3
+    assert total("elastriton_batch_predicted_ms_count", 'model="vit_scheduler"') > 0
+    assert total("elastriton_latency_drift", 'quantile="0.99"') >= 1.0

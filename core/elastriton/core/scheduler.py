@@ -6,11 +6,27 @@ decides. It never answers anybody: what it drops, it hands back.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from elastriton.core.errors import Rejected
 from elastriton.core.policy import Decision, Outlook, Policy
 from elastriton.core.queue import DeadlineQueue, Item
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a batch went: counts by task, the p99 that was predicted, and the utility to expect of what was in time."""
+
+    gamma: int
+    size: int
+    predicted_ms: float
+    took_ms: float
+    in_time: Counter[str]
+    late: Counter[str]
+    utility: float
+    waiting: int
 
 
 class Scheduler:
@@ -54,13 +70,24 @@ class Scheduler:
             self.outlook.floors.observe(item.task, in_time=False)
         return decision
 
-    def ended(self, decision: Decision, started_s: float, ended_s: float) -> None:
-        """Learn from a batch that has run."""
+    def ended(self, decision: Decision, started_s: float, ended_s: float) -> Ended:
+        """Learn from a batch that has run, and tell how it went."""
         took_ms, answered_s = (ended_s - started_s) * 1000.0, ended_s + self.outlook.overhead_ms / 1000.0
+        in_time = [item for item in decision.batch if answered_s <= item.deadline_s]
         for item in decision.batch:
             self.outlook.floors.observe(item.task, in_time=answered_s <= item.deadline_s)
         longest = max(item.length for item in decision.batch)
         self.outlook.latency.observe(decision.gamma, len(decision.batch), longest, took_ms)
+        return Ended(
+            gamma=decision.gamma,
+            size=len(decision.batch),
+            predicted_ms=(decision.finish_s - started_s) * 1000.0 - self.outlook.overhead_ms,
+            took_ms=took_ms,
+            in_time=Counter(item.task for item in in_time),
+            late=Counter(item.task for item in decision.batch) - Counter(item.task for item in in_time),
+            utility=sum(item.utility * self.outlook.accuracy[item.task][decision.gamma] for item in in_time),
+            waiting=len(self.waiting),
+        )
 
     def expire(self, now_s: float) -> list[Item]:
         """Take out the items whose deadline has passed while every executor was busy."""

@@ -7,13 +7,14 @@ Every call goes through one lock: two threads inside Triton's metric API abort t
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import triton_python_backend_utils as pb_utils
 
 from elastriton.core.drift import Drift
-from elastriton.core.policy import Decision
+from elastriton.core.queue import Item
+from elastriton.core.scheduler import Ended
 
 _LOCK = threading.Lock()
 _MS_BUCKETS = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0]
@@ -21,9 +22,9 @@ _SIZE_BUCKETS = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]
 
 
 class SchedulerMetrics:
-    """What the scheduler does: batches, their level and size, how long they took, and what waits."""
+    """What the scheduler does: batches, how long they took and were to take, what was in time, and what it is worth."""
 
-    def __init__(self, model: str, gammas: Iterable[int]) -> None:
+    def __init__(self, model: str, gammas: Iterable[int], tasks: Iterable[str]) -> None:
         by_level = {gamma: {"model": model, "gamma": str(gamma)} for gamma in gammas}
         batches = _Family("COUNTER", "elastriton_batches_total", "Batches run, by token level")
         samples = _Family("COUNTER", "elastriton_samples_total", "Samples run, by token level")
@@ -31,25 +32,44 @@ class SchedulerMetrics:
         self._samples = {gamma: samples.metric(labels) for gamma, labels in by_level.items()}
         sizes = _Family("HISTOGRAM", "elastriton_batch_size", "Samples per batch")
         times = _Family("HISTOGRAM", "elastriton_batch_ms", "Time of a batch through the executor, in ms")
+        predicted = _Family("HISTOGRAM", "elastriton_batch_predicted_ms", "The p99 that was predicted for it, in ms")
         self._size = sizes.metric({"model": model}, _SIZE_BUCKETS)
         self._took = times.metric({"model": model}, _MS_BUCKETS)
+        self._predicted = predicted.metric({"model": model}, _MS_BUCKETS)
         self._waiting = _Family("GAUGE", "elastriton_waiting", "Samples that wait").metric({"model": model})
         drift = _Family("GAUGE", "elastriton_latency_drift", "Factor on the profile's latency, learnt online")
         self._typical = drift.metric({"model": model, "quantile": "0.5"})
         self._safe = drift.metric({"model": model, "quantile": "0.99"})
-        self._dropped = _Family("COUNTER", "elastriton_dropped_total", "Samples dropped late").metric({"model": model})
+        utility = _Family("COUNTER", "elastriton_utility_total", "Expected utility of the answers in time")
+        self._utility = utility.metric({"model": model})
+        outcomes = _Family("COUNTER", "elastriton_outcomes_total", "Admitted samples by what became of them")
+        self._outcomes = {
+            (task, outcome): outcomes.metric({"model": model, "task": task, "outcome": outcome})
+            for task in tasks
+            for outcome in ("in_time", "late", "dropped")
+        }
 
-    def batch(self, decision: Decision, took_s: float, waiting: int, drift: Drift) -> None:
+    def batch(self, ended: Ended, drift: Drift) -> None:
         """Note one batch, after its answers are out."""
         with _LOCK:
-            self._batches[decision.gamma].value.increment(1)
-            self._samples[decision.gamma].value.increment(len(decision.batch))
-            self._size.value.observe(float(len(decision.batch)))
-            self._took.value.observe(took_s * 1000.0)
-            self._waiting.value.set(float(waiting))
+            self._batches[ended.gamma].value.increment(1)
+            self._samples[ended.gamma].value.increment(ended.size)
+            self._size.value.observe(float(ended.size))
+            self._took.value.observe(ended.took_ms)
+            self._predicted.value.observe(ended.predicted_ms)
+            self._waiting.value.set(float(ended.waiting))
             self._typical.value.set(drift.typical)
             self._safe.value.set(drift.safe)
-            self._dropped.value.increment(len(decision.drop))
+            self._utility.value.increment(ended.utility)
+            for outcome, counts in (("in_time", ended.in_time), ("late", ended.late)):
+                for task, count in counts.items():
+                    self._outcomes[task, outcome].value.increment(count)
+
+    def dropped(self, items: Sequence[Item]) -> None:
+        """Note items that were rejected after they had waited."""
+        with _LOCK:
+            for item in items:
+                self._outcomes[item.task, "dropped"].value.increment(1)
 
 
 class CascadeMetrics:

@@ -22,7 +22,7 @@ from elastriton.core.drift import Drift
 from elastriton.core.errors import Internal, RequestError, Unavailable
 from elastriton.core.policy import Decision
 from elastriton.core.queue import Item
-from elastriton.core.scheduler import Scheduler, hopeless
+from elastriton.core.scheduler import Ended, Scheduler, hopeless
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,8 +33,12 @@ Answer = Callable[[Item, Any], None]
 class Observer(Protocol):
     """Is told what happened, after the answers are out (runtime/metrics.py)."""
 
-    def batch(self, decision: Decision, took_s: float, waiting: int, drift: Drift) -> None:
-        """A batch has been run: how long it took, what waits now, and the factors on measured latencies."""
+    def batch(self, ended: Ended, drift: Drift) -> None:
+        """A batch has been run; `drift` holds the factors on measured latencies."""
+        ...
+
+    def dropped(self, items: Sequence[Item]) -> None:
+        """Items have been rejected after they had waited."""
         ...
 
 
@@ -81,10 +85,12 @@ class Worker:
             started_s = self.clock()
             results = self._results(decision)
             ended_s = self.clock()
-            self._outbox.put(partial(self._finish, decision, results, ended_s - started_s))
+            self._outbox.put(partial(self._finish, decision, results))
             if not isinstance(results[0], RequestError):  # how long a failure took says nothing about the encoder
                 with self._wake:
-                    self._scheduler.ended(decision, started_s, ended_s)
+                    ended = self._scheduler.ended(decision, started_s, ended_s)
+                if self._observer:
+                    self._outbox.put(partial(self._observer.batch, ended, self._scheduler.outlook.latency.drift))
 
     def stop(self) -> None:
         """Answer what still waits and end the threads; a batch that runs is awaited for a few seconds."""
@@ -122,16 +128,15 @@ class Worker:
         except Exception as error:
             return [Internal(f"{type(error).__name__}: {error}")] * len(decision.batch)
 
-    def _finish(self, decision: Decision, results: Sequence[Any], took_s: float) -> None:
+    def _finish(self, decision: Decision, results: Sequence[Any]) -> None:
         for item, result in zip(decision.batch, results, strict=True):
             self._answer(item, result)
-        if self._observer:
-            drift = self._scheduler.outlook.latency.drift
-            self._observer.batch(decision, took_s, len(self._scheduler.waiting), drift)
 
     def _reject(self, items: Sequence[Item], now_s: float, reason: str) -> None:
         for item in items:
             self._answer(item, hopeless((item.deadline_s - now_s) * 1000.0, reason))
+        if self._observer:
+            self._observer.dropped(items)
 
     def _reject_late(self) -> None:
         with self._wake:

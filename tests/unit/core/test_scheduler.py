@@ -136,3 +136,17 @@ def test_batches_that_take_longer_than_predicted_make_it_careful() -> None:
     before_ms = s.outlook.needed_ms(decision.batch[0])
     s.ended(decision, 0.0, decision.finish_s + 1.0)
     assert s.outlook.needed_ms(decision.batch[0]) > before_ms
+
+
+def test_a_batch_that_has_ended_is_told_by_task() -> None:
+    s = scheduler()
+    s.admit(items(30, 1000), 0.0)
+    decision = s.next(0.0)
+    assert decision is not None
+    assert len(decision.batch) == 2
+    ended = s.ended(decision, 0.0, 0.1)
+    task = decision.batch[0].task
+    assert (ended.in_time, ended.late) == ({task: 1}, {task: 1})
+    assert ended.utility == s.outlook.accuracy[task][decision.gamma]
+    assert (ended.took_ms, ended.size, ended.waiting) == (100.0, 2, 0)
+    assert ended.predicted_ms == pytest.approx(1000.0 * decision.finish_s - s.outlook.overhead_ms)

@@ -13,7 +13,7 @@ from elastriton.core.errors import Internal, InvalidInput, Rejected, Unavailable
 from elastriton.core.latency import Cell, LatencyTable
 from elastriton.core.policy import Decision, LargestBatch, Outlook
 from elastriton.core.queue import Item
-from elastriton.core.scheduler import Scheduler
+from elastriton.core.scheduler import Ended, Scheduler
 from elastriton.runtime.worker import Run, Worker
 
 Answers = queue.Queue[tuple[Any, Any]]
@@ -129,8 +129,11 @@ def test_an_error_in_the_observer_does_not_end_the_worker() -> None:
     class Observer:
         calls = 0
 
-        def batch(self, decision: Decision, took_s: float, waiting: int, drift: Drift) -> None:
+        def batch(self, ended: Ended, drift: Drift) -> None:
             self.calls += 1
+            raise RuntimeError("metrics are down")
+
+        def dropped(self, items: Sequence[Item]) -> None:
             raise RuntimeError("metrics are down")
 
     observer = Observer()

@@ -1,0 +1,162 @@
+"""What token levels save: measured speed-up ÷ FLOP ratio on ONNX Runtime, and the memory of eight levels beside one.
+
+    python bench/levels.py                                       # the demo's compact ViT, a few minutes
+    python bench/levels.py --model vit_base_patch16_224 --batches 8 --rounds 7    # a timm id, random weights
+
+The FLOP ratio counts what the encoder must compute at the level (projections, attention, MLP, CLS alone in the last
+block, for every level alike) and nothing of the merging itself: 1.0 means that merging is free. Levels take turns in
+each round; figures are medians over rounds with their quartiles. Memory is the resident set of a fresh process that
+has loaded the levels and run each once, over one that has imported everything and loaded nothing. Writes
+bench/results/levels.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from elastriton.core.levels import TokenLevel, constant_level, token_counts
+from elastriton.generator.machine import this_machine
+from elastriton.runtime.onnx_encoder import OnnxEncoder
+
+ROOT = Path(__file__).parents[1]
+RESIDENT = """
+import sys, pathlib, numpy as np, psutil
+from elastriton.core.levels import constant_level
+from elastriton.runtime.onnx_encoder import OnnxEncoder
+import onnxruntime
+before = psutil.Process().memory_info().rss
+gammas, side = [int(gamma) for gamma in sys.argv[2].split(",") if gamma], int(sys.argv[3])
+encoder = OnnxEncoder(pathlib.Path(sys.argv[1]), gammas)
+for gamma in gammas:
+    encoder.features({"pixels": np.zeros((8, side, side, 3), np.uint8)}, constant_level(gamma, int(sys.argv[4])))
+print(psutil.Process().memory_info().rss - before)
+"""
+
+
+def flops(level: TokenLevel, tokens: int, depth: int, width: int, patch: int) -> float:
+    """Multiply-adds x 2 of one image; the last block computes CLS alone, and merging counts nothing."""
+    counts = token_counts(level, tokens, depth)
+    total = 6.0 * patch**2 * width * (tokens - 1)
+    for layer in range(depth):
+        enters, leaves = counts[layer], counts[layer + 1]
+        if layer == depth - 1:
+            return total + (4 * enters + 20) * width**2 + 4 * enters * width
+        total += (8 * enters + 16 * leaves) * width**2 + 4 * enters**2 * width
+    return total
+
+
+def main() -> None:
+    """Export, measure in turns, write the result, print it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(ROOT / "examples/demo/models/eurosat-vit"))
+    parser.add_argument("--levels", nargs="*", type=int, default=[-20, -16, -14, -12, -10, -8, -4, 0])
+    parser.add_argument("--batches", nargs="*", type=int, default=[1, 8, 32])
+    parser.add_argument("--rounds", type=int, default=41)
+    parser.add_argument("--output", type=Path, default=ROOT / "bench/results/levels.json")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        shape = export(arguments.model, arguments.levels, folder)
+        encoder = OnnxEncoder(folder, arguments.levels)
+        rows = [
+            row
+            for batch in arguments.batches
+            for row in speed_ups(encoder, arguments.levels, shape, batch, arguments.rounds)
+        ]
+        side, depth = shape["side"], shape["depth"]
+        memory = {
+            "one_level_mb": resident_mb(folder, [0], side, depth),
+            "all_levels_mb": resident_mb(folder, arguments.levels, side, depth),
+            "levels": len(arguments.levels),
+        }
+    memory["ratio"] = round(memory["all_levels_mb"] / memory["one_level_mb"], 3)
+    results = json.loads(arguments.output.read_text(encoding="utf-8")) if arguments.output.is_file() else {}
+    name = Path(arguments.model).name
+    results[name] = {"shape": shape, "rows": rows, "memory": memory, "machine": asdict(this_machine())}
+    arguments.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    for row in rows:
+        print(row)
+    print(memory)
+
+
+def export(model: str, gammas: Sequence[int], folder: Path) -> dict[str, int]:
+    """Write the graphs of a folder's or a timm id's encoder; return its shape."""
+    import timm
+    import torch
+
+    from elastriton.generator.export import export_vision
+    from elastriton.runtime.models import load_vision
+    from elastriton.runtime.vit import ElasticViT
+
+    if Path(model).is_dir():
+        loaded = load_vision(model)
+        encoder, side = loaded.encoder, loaded.image.height
+        depth, width, tokens = loaded.depth, loaded.width, loaded.tokens
+    else:
+        torch.manual_seed(0)
+        vit: Any = timm.create_model(model, pretrained=False).eval()
+        encoder, side = ElasticViT(vit, (0.5,) * 3, (0.5,) * 3), vit.patch_embed.img_size[0]
+        depth, width, tokens = len(vit.blocks), vit.embed_dim, vit.pos_embed.shape[1]
+    export_vision(encoder, tuple(constant_level(g, depth) for g in gammas), (side, side), 1, folder)
+    return {"side": side, "depth": depth, "width": width, "tokens": tokens, "patch": round(side / (tokens - 1) ** 0.5)}
+
+
+def speed_ups(
+    encoder: OnnxEncoder, gammas: Sequence[int], shape: Mapping[str, int], batch: int, rounds: int
+) -> list[dict[str, Any]]:
+    """For one batch size: milliseconds, speed-up over level 0, FLOP ratio, and the one over the other, by level."""
+    side, depth = shape["side"], shape["depth"]
+    inputs: dict[str, Any] = {
+        "pixels": np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
+    }
+    levels = {gamma: constant_level(gamma, depth) for gamma in gammas}
+    taken: dict[int, list[float]] = {gamma: [] for gamma in gammas}
+    for turn in range(rounds + 2):
+        for gamma, level in levels.items():
+            before_s = time.perf_counter()
+            encoder.features(inputs, level)
+            if turn > 1:
+                taken[gamma].append((time.perf_counter() - before_s) * 1000.0)
+    size = (shape["tokens"], depth, shape["width"], shape["patch"])
+    rows = []
+    for gamma, level in levels.items():
+        ratio = flops(levels[0], *size) / flops(level, *size)
+        speed = sorted(plain / own for plain, own in zip(taken[0], taken[gamma], strict=True))
+        middle = statistics.median(speed)
+        quartiles = [round(float(np.percentile(speed, q)) / ratio, 3) for q in (25, 75)]
+        rows.append(
+            {
+                "gamma": gamma,
+                "batch": batch,
+                "ms": round(statistics.median(taken[gamma]), 2),
+                "speed_up": round(middle, 3),
+                "flop_ratio": round(ratio, 3),
+                "speed_up_over_flop_ratio": round(middle / ratio, 3),
+                "quartiles": quartiles,
+            }
+        )
+    return rows
+
+
+def resident_mb(folder: Path, gammas: Sequence[int], side: int, depth: int) -> float:
+    """The memory that a process gains by loading the levels and running each."""
+    listed = ",".join(map(str, gammas))
+    command = [sys.executable, "-c", RESIDENT, str(folder), listed, str(side), str(depth)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    return round(int(run.stdout) / 1e6, 1)
+
+
+if __name__ == "__main__":
+    main()
