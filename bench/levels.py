@@ -5,8 +5,8 @@
 
 The FLOP ratio counts what the encoder must compute at the level (projections, attention, MLP, CLS alone in the last
 block, for every level alike) and nothing of the merging itself: 1.0 means that merging is free. Levels take turns in
-each round; figures are medians over rounds with their quartiles. Memory is the resident set of a fresh process that
-has loaded the levels and run each once, over one that has imported everything and loaded nothing. Writes
+each round; figures are medians over rounds with their quartiles. Memory is the proportional set size (a page that is
+mapped twice counts once) of a fresh executor process that has loaded the levels and run each once. Writes
 bench/results/levels.json.
 """
 
@@ -36,12 +36,11 @@ import sys, pathlib, numpy as np, psutil
 from elastriton.core.levels import constant_level
 from elastriton.runtime.onnx_encoder import OnnxEncoder
 import onnxruntime
-before = psutil.Process().memory_info().rss
 gammas, side = [int(gamma) for gamma in sys.argv[2].split(",") if gamma], int(sys.argv[3])
 encoder = OnnxEncoder(pathlib.Path(sys.argv[1]), gammas)
 for gamma in gammas:
     encoder.features({"pixels": np.zeros((8, side, side, 3), np.uint8)}, constant_level(gamma, int(sys.argv[4])))
-print(psutil.Process().memory_info().rss - before)
+print(psutil.Process().memory_full_info().pss)
 """
 
 
@@ -151,7 +150,7 @@ def speed_ups(
 
 
 def resident_mb(folder: Path, gammas: Sequence[int], side: int, depth: int) -> float:
-    """The memory that a process gains by loading the levels and running each."""
+    """The memory of a process that has loaded the levels and run each."""
     listed = ",".join(map(str, gammas))
     command = [sys.executable, "-c", RESIDENT, str(folder), listed, str(side), str(depth)]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
