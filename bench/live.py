@@ -1,6 +1,6 @@
 """Policies live: the same arrivals, real images, a real tritonserver, true labels; beside what the simulator predicts.
 
-    python bench/live.py              # profile, then about 20 minutes of replays; writes bench/results/live.json
+    python bench/live.py              # profile, then about 25 minutes of replays; writes bench/results/live.json
 
 For every seed and policy a server is started, and the traces are replayed against it one by one (seeds outside,
 policies inside: what drifts on the machine meets all of them). The load is a multiple of what level 0 keeps up with in
@@ -41,7 +41,7 @@ from elastriton.generator.serve import Server
 from elastriton.generator.show import steps
 
 ROOT = Path(__file__).parents[1]
-POLICY_NAMES = ("ours", "largest-batch", "otas", "slackfit", "infaas", "pets", "fixed(-16)")
+POLICY_NAMES = ("ours", "largest-batch", "otas", "slackfit", "infaas", "pets", "fixed(-12)")
 TRACE_NAMES = ("step", "mmpp", "azure-code")
 LOADS = (0.25, 0.35)
 WARM_UP = 200
@@ -95,7 +95,7 @@ def main() -> None:
                 records.append(record)
                 batches.append({key: record[key] for key in ("trace", "load", "seed", "policy")} | {"batches": log})
                 console.print(shown(record))
-    arguments.output.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+            arguments.output.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     meta = {
         "capacity_per_s": setting.capacity_per_s,
         "tasks": [asdict(task) for task in setting.tasks],
