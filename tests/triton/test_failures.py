@@ -41,10 +41,11 @@ def server(
     return serve_repository(repository)
 
 
-def stub(server: Server, model: str) -> psutil.Process:
-    """The process of one model of this very server."""
+def stubs(server: Server, model: str) -> list[psutil.Process]:
+    """The processes of one model of this very server, one for each instance."""
     children = psutil.Process(server.pid).children(recursive=True)
-    [found] = [child for child in children if any(f"/{model}/" in part for part in child.cmdline())]
+    found = [child for child in children if any(f"/{model}/" in part for part in child.cmdline())]
+    assert found, f"no process serves {model}"
     return found
 
 
@@ -59,11 +60,13 @@ def test_a_deadline_travels_to_the_large_model(server: Server) -> None:
 
 
 def test_a_dead_executor_is_an_error_not_silence_and_a_reload_brings_it_back(server: Server, make_jpeg: Any) -> None:
-    executor = stub(server, "vit_executor")
+    pool = stubs(server, "vit_executor")
     with Client(f"grpc://{server.grpc_url}", timeout_s=60.0) as client:
-        executor.send_signal(signal.SIGSTOP)  # so that requests are in flight when it dies
+        for executor in pool:
+            executor.send_signal(signal.SIGSTOP)  # so that requests are in flight when it dies
         outcomes = client.classify("colour", images=[make_jpeg("red")] * 6, slo_ms=600_000, return_errors=True)
-        executor.kill()
+        for executor in pool:
+            executor.kill()
         assert {type(outcome) for outcome in outcomes} == {UnavailableError}
         assert re.search("may be dead|not healthy", str(outcomes[0]))
         assert [answer.label for answer in client.classify("intent", texts=["hello"])], "other encoders are untouched"
