@@ -116,7 +116,8 @@ def tiny_project(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path, tiny_
     save_file({"prompts": prompts}, folder / "prompts.safetensors")
     head = {"weight": generator.normal(size=(2, 24)).astype(np.float32), "bias": np.zeros(2, np.float32)}
     save_file(head, folder / "warm.safetensors")
-    items = [[f"hello {word}", INTENTS[i % 3]] for i, word in enumerate(WORDS * 3)]
+    pairs = [f"{first} {second}" for first in WORDS[:3] for second in WORDS]
+    items = [[text, INTENTS[i % 3]] for i, text in enumerate(pairs)]
     (folder / "intents.json").write_text(json.dumps({"items": items}))
     text = {"kind": "text", "max_length": 16, "lengths": [8, 16], "batches": [1, 4, 8]}
     scores = tiny_bert("scores", layers=1, labels=("score",))
@@ -146,7 +147,7 @@ def tiny_project(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path, tiny_
                 "encoder": "bert",
                 "slo_ms": 5000,
                 "data": {"path": "intents.json", "samples": 30},
-                "cascade": {"model": str(tiny_bert("small", layers=1)), "max_length": 16, "max_drop": 1.0},
+                "cascade": {"models": [str(tiny_bert("small", layers=1))], "max_length": 16, "max_drop": 0.99},
             },
             "similarity": {"encoder": "rater", "slo_ms": 5000, "objective": "regression", "inputs": 2},
         },

@@ -59,12 +59,45 @@ class DataConfig(_Strict):
     fit_share: Annotated[float, Field(gt=0, lt=1)] = 0.3
 
 
-class CascadeConfig(_Strict):
-    """A small model in front of the task's encoder; its early answers may cost `max_drop` accuracy (0.01 = 1 point)."""
+class AuditConfig(_Strict):
+    """Audit a `share` of the early answers by the large model; raise an alarm where they differ more than certified.
 
-    model: str
+    `tolerance` is added to the certified share of differences, `delta` bounds the chance of ever raising a false alarm.
+    """
+
+    share: Annotated[float, Field(gt=0, le=1)] = 0.02
+    tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    delta: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    fall_back: bool = False
+
+
+class CascadeConfig(_Strict):
+    """Small models in front of the task's encoder, and what their early answers may cost.
+
+    Give either `max_drop` (0.01 = 1 point below the large model alone) or `target_accuracy`; the plan keeps it with
+    probability 1 - `delta`, or does without the small models. For regressions both are about the mean absolute error
+    over the range of the labels. `models` are candidates, smallest first, of which up to `depth` answer in turn.
+    `scales` and `keep_rates` are ways to prune the words of re-routed texts (core/pruning.py) that `plan` may choose.
+    """
+
+    models: Annotated[tuple[str, ...], Field(min_length=1, max_length=3)]
+    depth: Literal[1, 2] = 1
     max_length: Annotated[int, Field(ge=2, le=512)] = 128
-    max_drop: Annotated[float, Field(ge=0, le=1)] = 0.005
+    max_drop: Annotated[float, Field(gt=0, lt=1)] | None = None
+    target_accuracy: Annotated[float, Field(gt=0, lt=1)] | None = None
+    delta: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    score: Literal["max", "margin", "pnorm"] = "max"
+    scales: tuple[Annotated[float, Field(gt=0, le=2)], ...] = ()
+    keep_rates: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    floor: Count = 4
+    never_prune: tuple[str, ...] = ()
+    audit: AuditConfig | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> CascadeConfig:
+        if (self.max_drop is None) == (self.target_accuracy is None):
+            raise ValueError("give one of max_drop and target_accuracy")
+        return self
 
 
 class TaskConfig(_Strict):
@@ -105,14 +138,23 @@ class Config(_Strict):
             if task.encoder not in self.encoders:
                 raise ValueError(f"task {name} names encoder {task.encoder!r}; there are {', '.join(self.encoders)}")
             kind = self.encoders[task.encoder].kind
-            if kind == "vision" and (task.inputs != 1 or task.cascade is not None):
-                raise ValueError(f"task {name} is a vision task; inputs and cascade are for text tasks")
-            if task.objective == "regression" and task.cascade is not None:
-                raise ValueError(f"task {name} is a regression; a cascade needs classes to be confident of")
+            if kind == "vision" and task.inputs != 1:
+                raise ValueError(f"task {name} is a vision task; inputs are for text tasks")
+            if task.cascade is not None:
+                _check_cascade(name, kind, task, task.cascade)
         for name in self.encoders:
             if all(task.encoder != name for task in self.tasks.values()):
                 raise ValueError(f"encoder {name} has no task; remove it or give it one")
         return self
+
+
+def _check_cascade(name: str, kind: str, task: TaskConfig, cascade: CascadeConfig) -> None:
+    if task.data is None:
+        raise ValueError(f"task {name} has a cascade but no data to certify it with")
+    if kind == "vision" and (cascade.scales or cascade.keep_rates):
+        raise ValueError(f"task {name} is a vision task; scales and keep_rates prune words")
+    if task.objective == "regression" and (cascade.audit or cascade.score != "max"):
+        raise ValueError(f"task {name} is a regression; audit and score need classes")
 
 
 def load_config(path: Path) -> Config:

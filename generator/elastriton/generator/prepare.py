@@ -3,7 +3,7 @@
 <artifacts>/<encoder>/             graphs and weights (ONNX), or the model's own folder (torch)
 <artifacts>/<encoder>_tokenizer/   tokenizer.json
 <artifacts>/<task>_head/           head and prompts
-<artifacts>/<task>_small/          the small model of a cascade: graph, head and tokenizer in one
+<artifacts>/<task>_small0/ …       the small models of a cascade: graph, head and tokenizer in one
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from safetensors.numpy import load_file
 
 from elastriton.core.errors import ConfigError
 from elastriton.core.levels import TokenLevel, constant_level
-from elastriton.core.plan import ExecutorPlan
-from elastriton.core.profile import Artifact, TextSpec, digest
+from elastriton.core.plan import ExecutorPlan, Kind
+from elastriton.core.profile import Artifact, ImageSpec, TextSpec, digest
 from elastriton.generator.config import Config, EncoderConfig, TaskConfig, resolve
 from elastriton.generator.export import export_text, export_vision
 from elastriton.generator.lora import whole_model
@@ -83,19 +83,32 @@ def _prepare(
     return PreparedEncoder(plan, tokens, {task_name: labels for task_name, (_, labels) in heads.items()}, tokenizer)
 
 
-def prepare_small(task_name: str, model: str, labels: tuple[str, ...], base: Path, artifacts: Path) -> Artifact:
-    """Load and export the small model of a cascade. Raises ConfigError where its labels are not the task's."""
-    folder = _fresh(artifacts / f"{task_name}_small")
+@dataclass(frozen=True)
+class PreparedSmall:
+    """An exported small model: graph, head and tokenizer in one folder."""
+
+    folder: Path
+    image: ImageSpec | None
+
+
+def prepare_small(
+    task_name: str, number: int, model: str, kind: Kind, labels: tuple[str, ...], base: Path, artifacts: Path
+) -> PreparedSmall:
+    """Load and export a small model of a cascade. Raises ConfigError where its labels are not the task's."""
+    folder = _fresh(artifacts / f"{task_name}_small{number}")
     with whole_model(resolve(model, base)) as source:
-        small = load_text(source)
-        if small.head.labels != labels:
+        small = load_vision(source) if kind == "vision" else load_text(source)
+        if small.head is None or (labels and small.head.labels != labels) or (not labels and len(small.head.bias) != 1):
             raise ConfigError(
                 f"small model {model} of task {task_name} has other labels than the large one, or another order"
             )
-        export_text(small.encoder, (TokenLevel(0),), folder)
+        if isinstance(small, VisionModel):
+            export_vision(small.encoder, (TokenLevel(0),), (small.image.height, small.image.width), 1, folder)
+        else:
+            export_text(small.encoder, (TokenLevel(0),), folder, attention=True)
+            _tokenizer(source, folder, artifacts)
         save_head(folder, TaskHead(task_name, small.head.weight, small.head.bias))
-        _tokenizer(source, folder, artifacts)
-    return _artifact(folder, artifacts)
+    return PreparedSmall(folder, small.image if isinstance(small, VisionModel) else None)
 
 
 def _head(name: str, task: TaskConfig, own: Head | None, base: Path) -> tuple[TaskHead, tuple[str, ...]]:

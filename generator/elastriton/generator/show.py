@@ -60,7 +60,8 @@ def _show_accuracy(profile: Profile) -> None:
     for name, task in profile.tasks.items():
         points = [(str(point.gamma), point) for point in task.accuracy]
         if task.cascade is not None:
-            points.append(("small model", task.cascade.accuracy))
+            small = [(f"small model {i}", one.accuracy) for i, one in enumerate(task.cascade.small)]
+            points += [(name, point) for name, point in small if point is not None]
         for gamma, point in points:
             interval = f"{point.low:.1%} … {point.high:.1%}"
             table.add_row(name, gamma, f"{point.accuracy:.1%}", interval, str(point.n))
@@ -70,13 +71,14 @@ def _show_accuracy(profile: Profile) -> None:
 def show_plan(plan: Plan) -> None:
     """Print what each task will be served by."""
     table = Table(title="plan", title_justify="left")
-    for column in ("task", "levels", "deadline", "small model answers at"):
+    for column in ("task", "levels", "deadline", "small models answer at"):
         table.add_column(column)
     for name, task in plan.tasks.items():
         scheduler = plan.schedulers[task.scheduler]
         gammas = ", ".join(str(point.gamma) for point in scheduler.tasks[name].accuracy)
         cascade = plan.cascades.get(task.entry)
-        sure = f"confidence ≥ {cascade.small.threshold:g}" if cascade is not None and cascade.small else "–"
+        small = cascade.small if cascade is not None else ()
+        sure = ", ".join(f"confidence ≥ {one.threshold:.3g}" for one in small) or "–"
         table.add_row(name, gammas, f"{scheduler.tasks[name].slo_ms:g} ms", sure)
     console.print(table)
     for note in plan.notes:

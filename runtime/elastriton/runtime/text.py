@@ -41,3 +41,19 @@ class TextEncoder(nn.Module):
         segments = {"token_type_ids": token_type_ids} if self.reads_segments else {}
         features: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **segments).logits
         return features
+
+    def with_attention(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The plain features, and the attention [batch, tokens] that each token receives.
+
+        That is the mean over layers and heads of the column sums of the attention maps, whose padded rows count
+        nothing; only these sums leave the graph (the importance of SpAtten, arXiv 2012.09852).
+        """
+        segments = {"token_type_ids": token_type_ids} if self.reads_segments else {}
+        output = self.model(
+            input_ids=input_ids, attention_mask=attention_mask, output_attentions=True, return_dict=True, **segments
+        )
+        rows = attention_mask.to(output.logits.dtype).unsqueeze(1)  # [batch, 1, tokens]
+        received = [(rows @ layer.mean(dim=1)).squeeze(1) for layer in output.attentions]
+        return output.logits, torch.stack(received).mean(dim=0)
