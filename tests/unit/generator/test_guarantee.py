@@ -31,7 +31,7 @@ LEVELS = np.array([0.01, 0.05, 0.1, 0.2, 0.5])
 @pytest.mark.parametrize(("errors", "n", "alpha"), [(0, 1, 0.3), (40, 1000, 0.05), (7, 408, 0.02), (50, 50, 0.9)])
 def test_the_binomial_p_value_is_scipy_s_exact_test(errors: int, n: int, alpha: float) -> None:
     expected = stats.binomtest(errors, n, alpha, alternative="less").pvalue
-    assert binomial_p_value(errors, n, alpha) == pytest.approx(expected, rel=1e-9)
+    assert binomial_p_value(errors, n, alpha) == pytest.approx(expected, rel=1e-7)
 
 
 @settings(deadline=None, max_examples=60)
@@ -73,7 +73,7 @@ def test_hoeffding_bentkus_is_the_smaller_of_its_two_bounds() -> None:
     n, mean, alpha = 300, 0.1, 0.14
     divergence = mean * math.log(mean / alpha) + (1 - mean) * math.log((1 - mean) / (1 - alpha))
     hoeffding, bentkus = math.exp(-n * divergence), math.e * stats.binom.cdf(30, n, alpha)
-    assert hoeffding_bentkus_p_value(losses, alpha) == pytest.approx(min(hoeffding, bentkus), rel=1e-9)
+    assert hoeffding_bentkus_p_value(losses, alpha) == pytest.approx(min(hoeffding, bentkus), rel=1e-7)
 
 
 def test_the_exact_test_is_sharper_than_hoeffding_bentkus_and_that_than_hoeffding() -> None:
@@ -87,7 +87,8 @@ def test_a_sum_that_is_whole_but_for_rounding_counts_as_whole() -> None:
     losses, n = [0.1] * 30, 30
     assert math.ceil(np.cumsum(losses)[-1]) == 4
     hoeffding = math.exp(-n * float(stats.entropy([0.1, 0.9], [0.5, 0.5])))
-    assert hoeffding_bentkus_p_value(losses, 0.5) == min(hoeffding, math.e * stats.binom.cdf(3, n, 0.5))
+    expected = min(hoeffding, math.e * stats.binom.cdf(3, n, 0.5))
+    assert hoeffding_bentkus_p_value(losses, 0.5) == pytest.approx(expected, rel=1e-7)
 
 
 def wealth(differences: list[float], epsilon: float, delta: float) -> Iterator[float]:
@@ -105,7 +106,7 @@ def wealth(differences: list[float], epsilon: float, delta: float) -> Iterator[f
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=60), st.floats(0, 0.9), st.floats(0.01, 0.9))
 def test_the_betting_p_value_is_one_over_the_most_wealth(items: list[float], epsilon: float, delta: float) -> None:
     expected = min(1.0, 1.0 / max(wealth(items, epsilon, delta)))
-    assert betting_p_value(items, epsilon, delta) == pytest.approx(expected, rel=1e-9)
+    assert betting_p_value(items, epsilon, delta) == pytest.approx(expected, rel=1e-7)
 
 
 def test_nothing_seen_proves_nothing() -> None:
@@ -194,6 +195,7 @@ def test_no_number_of_labels_helps_a_model_that_is_too_bad_or_too_close() -> Non
     assert labels_needed(0.05, 0.05, 0.1) is None
     assert labels_needed(0.06, 0.05, 0.1) is None
     assert labels_needed(0.05, 1.0 - 0.95, 0.1) is None  # above 0.05 by a rounding error only
+    assert labels_needed(0.0499, 0.05, 0.1) is None
     assert binomial_p_value(int(0.0499 * MOST_LABELS), MOST_LABELS, 0.05) > 0.1
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elastriton.core.errors import ConfigError
-from elastriton.generator.splits import check_disjoint, item_hash, split_hash, splits
+from elastriton.generator.splits import Item, check_disjoint, item_hash, split_hash, splits
 
 SHARES = (0.2, 0.3, 0.5)
 
@@ -42,7 +42,7 @@ def test_too_few_items_are_refused(n: int) -> None:
 
 
 def test_a_hash_names_what_an_item_is_made_of() -> None:
-    items = ["a", b"b", ("a", "b"), ("ab",), ("", "ab"), "", ("", "")]
+    items: list[Item] = ["a", b"b", ("a", "b"), ("ab",), ("", "ab"), "", ("", "")]
     assert len({item_hash(item) for item in items}) == len(items)
     assert item_hash("tea") == item_hash(b"tea") == item_hash(("tea",))
 
