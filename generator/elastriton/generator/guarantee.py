@@ -24,7 +24,7 @@ from scipy import special, stats
 
 from elastriton.core.errors import ConfigError
 
-MOST_LABELS = 2**20
+MOST_LABELS = 2**18
 """Where `labels_needed` gives up: more labels than anybody will make."""
 
 
@@ -33,7 +33,7 @@ def binomial_p_value(errors: int, n: int, alpha: float) -> float:
     _require("alpha", alpha, 0.0, 1.0)
     if not 0 <= errors <= n:
         raise ConfigError(f"{errors} errors in {n} items; pass counts with 0 <= errors <= n")
-    return float(stats.binom.cdf(errors, n, alpha))
+    return float(special.bdtr(errors, n, alpha))
 
 
 def hoeffding_bentkus_p_value(losses: ArrayLike, alpha: float) -> float:
@@ -49,7 +49,7 @@ def hoeffding_bentkus_p_value(losses: ArrayLike, alpha: float) -> float:
     total = math.fsum(values)  # rounded once, so that a whole sum stays whole under the ceiling
     mean = min(total / n, alpha)
     hoeffding = math.exp(-n * (special.rel_entr(mean, alpha) + special.rel_entr(1.0 - mean, 1.0 - alpha)))
-    bentkus = math.e * float(stats.binom.cdf(math.ceil(total), n, alpha))
+    bentkus = math.e * float(special.bdtr(math.ceil(total), n, alpha))
     return min(1.0, hoeffding, bentkus)
 
 
@@ -126,7 +126,7 @@ def labels_needed(error_rate: float, alpha: float, delta: float) -> int | None:
     while start < MOST_LABELS:
         n = np.arange(start, 2 * start)
         errors = np.ceil(n * error_rate - 1e-9)  # 100 x 0.07 is 7 errors, not 8
-        passing = stats.binom.cdf(errors, n, alpha) <= delta
+        passing = special.bdtr(errors, n, alpha) <= delta
         if passing.any():
             return int(n[passing.argmax()])
         start *= 2
