@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ from elastriton.generator.guarantee import (
 )
 from elastriton.generator.metrics import METRICS, bootstrap_interval
 from elastriton.generator.search import Cascades, Course, Setting, bound
-from elastriton.generator.splits import check_disjoint, split_hash
+from elastriton.generator.splits import check_disjoint, split_hash, splits
 
 ORDER_SHARE = 0.3
 """Of the samples behind the fit part; the others certify."""
@@ -68,9 +68,12 @@ def choose_cascade(
     Raises ConfigError where two parts of the data share a sample.
     """
     cascades = Cascades(cached, task, encoder, config.score, hop_ms)
-    fit, order, certify = _parts(cached, task.n_fit, seed)
+    parts = splits(len(cached), task.n_fit, ORDER_SHARE, seed)
+    order, certify = parts.order, parts.certify
+    items = {name: [cached.items[i] for i in part] for name, part in asdict(parts).items()}
+    check_disjoint(items)
     goal = Goal(config, exact=not cascades.regression)
-    settings = list(cascades.settings(fit, config.depth))
+    settings = list(cascades.settings(parts.fit, config.depth))
     large = cascades.losses(cascades.large, np.arange(len(cached)))
     tried = [cascades.play(setting, order) for setting in settings]
     risk = [float((course.loss - large[order]).mean()) for course in tried]
@@ -95,7 +98,7 @@ def choose_cascade(
         n=len(certify),
         p_value=p_values[sequence.index(best)],
         tested=min(len(passed) + 1, len(sequence)),
-        splits=_hashes(cached, fit, order, certify),
+        splits={name: split_hash(part) for name, part in items.items()},
         loss=float(course.loss.mean()),
         large_loss=float(large[certify].mean()),
         early_return=float(course.early.mean()),
@@ -136,23 +139,6 @@ def _choice(
         promise=promise,
         audit=audit,
     )
-
-
-def _parts(cached: Cached, n_fit: int, seed: int) -> tuple[IntArray, IntArray, IntArray]:
-    """The fit part that profiling used, and the rest dealt to order and certify in random order."""
-    rest = n_fit + np.random.default_rng(seed).permutation(len(cached) - n_fit)
-    cut = round(len(rest) * ORDER_SHARE)
-    if min(n_fit, cut, len(rest) - cut) < 1:
-        raise ConfigError(f"{len(cached)} labelled samples are too few for a cascade; give more")
-    parts = np.arange(n_fit), rest[:cut], rest[cut:]
-    names = ("fit", "order", "certify")
-    check_disjoint({name: [cached.items[i] for i in part] for name, part in zip(names, parts, strict=True)})
-    return parts
-
-
-def _hashes(cached: Cached, *parts: IntArray) -> dict[str, str]:
-    names = ("fit", "order", "certify")
-    return {name: split_hash(cached.items[i] for i in part) for name, part in zip(names, parts, strict=True)}
 
 
 def _why_not(goal: Goal, large: NDArray[np.float64], n: int) -> str:

@@ -20,25 +20,24 @@ Item = str | bytes | tuple[str | bytes, ...]
 
 @dataclass(frozen=True)
 class Splits:
-    """The indices of each split's items, in random order, as the betting test needs them."""
+    """The indices of each split's items; those of order and certify are in random order, as the betting test needs."""
 
     fit: NDArray[np.int64]
     order: NDArray[np.int64]
     certify: NDArray[np.int64]
 
 
-def splits(n: int, shares: tuple[float, float, float], seed: int) -> Splits:
-    """Deal `n` items to fit, order and certify by one seeded permutation; the shares are positive and add up to 1.
+def splits(n: int, n_fit: int, order_share: float, seed: int) -> Splits:
+    """Leave the first `n_fit` of `n` items to fit, and deal the rest to order and certify by one seeded permutation.
 
-    Raises ConfigError for other shares, and where a split would be empty.
+    Raises ConfigError where a split would be empty.
     """
-    if min(shares) <= 0.0 or abs(sum(shares) - 1.0) > 1e-9:
-        raise ConfigError(f"shares {shares} of fit, order and certify: pass three positive ones that add up to 1")
-    ends = [round(n * shares[0]), round(n * (shares[0] + shares[1]))]
-    parts = np.split(np.random.default_rng(seed).permutation(n), ends)
-    if min(map(len, parts)) == 0:
-        raise ConfigError(f"{n} item(s) in shares {shares} leave a split empty: give more labelled data, or none to it")
-    return Splits(*parts)
+    rest = n_fit + np.random.default_rng(seed).permutation(max(0, n - n_fit))
+    cut = round(len(rest) * order_share)
+    parts = Splits(np.arange(min(n, n_fit)), rest[:cut], rest[cut:])
+    if min(map(len, (parts.fit, parts.order, parts.certify))) == 0:
+        raise ConfigError(f"{n} item(s), {n_fit} of them to fit, leave a split empty: give more labelled data")
+    return parts
 
 
 def item_hash(item: Item) -> str:

@@ -20,7 +20,7 @@ from elastriton.generator.splits import splits
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-REPEATS, DELTA, SHARES = 500, 0.1, (0.1, 0.3, 0.6)
+REPEATS, DELTA = 500, 0.1
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ RISKS = {"absolute": losses, "relative": drops}
 
 def certified(kind: str, world: World, limit: float, seed: int) -> float:
     """The threshold that fit, order and certify lead to; above every confidence where none is certified."""
-    parts = splits(len(world.confidence), SHARES, seed)
+    n = len(world.confidence)
+    parts = splits(n, n // 10, 1 / 3, seed)
     candidates = np.append(np.quantile(part(world, parts.fit).confidence, np.linspace(0.0, 0.98, 25)), 2.0)
     ordering, certifying = part(world, parts.order), part(world, parts.certify)
     seen = RISKS[kind](ordering, candidates)
