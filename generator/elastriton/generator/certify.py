@@ -10,7 +10,7 @@ Every sample belongs to one part, so that what certifies had no say in what is c
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from elastriton.core.audit import AuditPlan
 from elastriton.core.confidence import IntArray
-from elastriton.core.errors import ConfigError
 from elastriton.core.profile import EncoderProfile, TaskProfile
 from elastriton.core.promise import CascadeChoice, Interval, Promise
 from elastriton.generator.cached import Cached
@@ -61,10 +60,18 @@ class Goal:
 
 
 def choose_cascade(
-    cached: Cached, task: TaskProfile, encoder: EncoderProfile, config: CascadeConfig, *, hop_ms: float, seed: int
+    cached: Cached,
+    task: TaskProfile,
+    encoder: EncoderProfile,
+    config: CascadeConfig,
+    *,
+    hop_ms: float,
+    seed: int,
+    keep: Callable[[Setting], bool] = lambda _setting: True,
 ) -> CascadeChoice:
     """The cascade to serve; one without small models, and why, where none is certified or none is cheaper.
 
+    Only settings that `keep` allows are considered.
     Raises ConfigError where two parts of the data share a sample.
     """
     cascades = Cascades(cached, task, encoder, config.score, hop_ms)
@@ -73,7 +80,7 @@ def choose_cascade(
     items = {name: [cached.items[i] for i in part] for name, part in asdict(parts).items()}
     check_disjoint(items)
     goal = Goal(config, exact=not cascades.regression)
-    settings = list(cascades.settings(parts.fit, config.depth))
+    settings = [setting for setting in cascades.settings(parts.fit, config.depth) if keep(setting)]
     large = cascades.losses(cascades.large, np.arange(len(cached)))
     tried = [cascades.play(setting, order) for setting in settings]
     risk = [float((course.loss - large[order]).mean()) for course in tried]
