@@ -119,7 +119,7 @@ class Cascades:
 
     def _grid(self, sure: FloatArray, steps: int) -> FloatArray:
         """Thresholds: quantiles of the confidences."""
-        return np.unique(np.quantile(sure[np.isfinite(sure)], np.linspace(0, 1, steps)))
+        return np.asarray(np.unique(np.quantile(sure[np.isfinite(sure)], np.linspace(0, 1, steps))))
 
     def _weight(self, setting: Setting, fit: IntArray) -> float:
         """The small model's weight with the least log loss (regression: squared error) on re-routed samples."""

@@ -57,6 +57,7 @@ def test_public_tensors_are_as_promised(plan: Plan) -> None:
         "SCORE": ("TYPE_FP32", [1]),
         "LEVEL": ("TYPE_INT32", [1]),
         "GAMMA": ("TYPE_INT32", [1]),
+        "FALLBACK": ("TYPE_BOOL", [1]),
     }
 
 

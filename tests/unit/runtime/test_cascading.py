@@ -285,7 +285,7 @@ def test_an_error_of_the_large_model_reaches_only_its_own_request(
 def test_a_bad_text_reaches_only_its_own_request(plan: CascadePlan, tiny_build: Path, row: str | bytes) -> None:
     with serving(at(plan, 0.0), tiny_build) as service:
         refused, fine = answers(service, request(EASY, row), request(EASY))
-    assert type(refused) is InvalidInput
+    assert isinstance(refused, InvalidInput)
     assert arrays(fine)["LEVEL"].tolist() == [[0]]
 
 
@@ -443,7 +443,7 @@ def rate(model: str, inputs: Arrays, parameters: Parameters, request_id: str) ->
 
 def test_a_regression_answers_early_where_it_expects_little_error(ratings: CascadePlan, tiny_build: Path) -> None:
     said = opinions(ratings, tiny_build, *PAIRS)
-    low, *_, third, high = sorted(one.confidence for one in said)
+    *_, third, high = sorted(one.confidence for one in said)
     assert third < high
     split = replace(ratings, small_weight=0.25)
     split = replace(split, small=(replace(split.small[0], threshold=(third + high) / 2),))

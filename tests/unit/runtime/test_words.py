@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from elastriton.core.pruning import Pruning
 from elastriton.runtime.graphs import TOKENIZER_FILE
@@ -34,16 +35,7 @@ def byte_level(pairs: bool) -> Tokenizer:
 
 def word_piece() -> Tokenizer:
     """A lower-casing WordPiece as BERT's, over a small vocabulary of word pieces."""
-    from tokenizers import normalizers
-
-    pieces = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        *"abcdefghijklmnopqrstuvwxyz",
-        *(f"##{c}" for c in "abcdefghinorstuvy"),
-    ]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "acefhinorstuvy")]
     pieces += ["hello", "good", "the", "is", "really", "'", ",", "tea"]
     tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
@@ -52,7 +44,7 @@ def word_piece() -> Tokenizer:
     return tokenizer
 
 
-MAKERS = {
+MAKERS: dict[str, Callable[[], Tokenizer]] = {
     "word pieces": word_piece,
     "bytes": lambda: byte_level(True),
     "bytes, none special": lambda: byte_level(False),
@@ -96,12 +88,14 @@ def test_the_parts_of_a_pair_are_pruned_apart(folders: dict[str, Path]) -> None:
 
 
 def test_attention_on_special_tokens_changes_nothing(folders: dict[str, Path]) -> None:
-    spans = TextTokenizer(folders["bytes"], 64).spans(["hello good tea"])
+    text = "hello good tea"
+    spans = TextTokenizer(folders["bytes"], 64).spans([text])
     assert spans[0] is None
     assert spans[-1] is None
-    attention = np.ones(len(spans))
+    attention = np.array([0.0 if span is None else 1.0 if span[2] <= len("hello") else 0.1 for span in spans])
+    assert shorten([text], spans, attention, Pruning(scale=0.9, floor=1)).texts == ("hello",)
     attention[[0, -1]] = 1e9
-    assert shorten(["hello good tea"], spans, attention, Pruning(scale=0.9, floor=1)).texts == ("hello good tea",)
+    assert shorten([text], spans, attention, Pruning(scale=0.9, floor=1)).texts == ("hello",)
 
 
 def test_a_text_that_loses_nothing_stays_as_it_came(folder: Path) -> None:
