@@ -119,11 +119,14 @@ def tiny_project(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path, tiny_
     pairs = [f"{first} {second}" for first in WORDS[:3] for second in WORDS]
     items = [[text, INTENTS[i % 3]] for i, text in enumerate(pairs)]
     (folder / "intents.json").write_text(json.dumps({"items": items}))
+    rated = [[[first, second], round(generator.uniform(0, 5), 2)] for first in WORDS[:3] for second in WORDS]
+    (folder / "ratings.json").write_text(json.dumps({"items": rated}))
     text = {"kind": "text", "max_length": 16, "lengths": [8, 16], "batches": [1, 4, 8]}
-    scores = tiny_bert("scores", layers=1, labels=("score",))
+    scores = tiny_bert("scores", layers=3, labels=("score",))
+    small = {"max_length": 16, "max_drop": 0.99}
     config = {
         "version": 1,
-        "overhead_ms": 1.0,
+        "overhead_ms": 5.0,
         "encoders": {
             "vit": {
                 "kind": "vision",
@@ -147,9 +150,16 @@ def tiny_project(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path, tiny_
                 "encoder": "bert",
                 "slo_ms": 5000,
                 "data": {"path": "intents.json", "samples": 30},
-                "cascade": {"models": [str(tiny_bert("small", layers=1))], "max_length": 16, "max_drop": 0.99},
+                "cascade": {"models": [str(tiny_bert("small", layers=1))], "scales": [0.9], "floor": 1, **small},
             },
-            "similarity": {"encoder": "rater", "slo_ms": 5000, "objective": "regression", "inputs": 2},
+            "similarity": {
+                "encoder": "rater",
+                "slo_ms": 5000,
+                "objective": "regression",
+                "inputs": 2,
+                "data": {"path": "ratings.json", "samples": 30},
+                "cascade": {"models": [str(tiny_bert("small-scores", layers=1, labels=("score",)))], **small},
+            },
         },
     }
     (folder / "elastriton.yaml").write_text(json.dumps(config))

@@ -21,7 +21,7 @@ FILE = "cached.safetensors"
 
 @dataclass(frozen=True)
 class Answers:
-    """One model's logits [n, classes], and how many tokens it read [n] (images: 0)."""
+    """One model's logits [n, classes], NaN for what it cannot read, and how many tokens it read [n] (images: 0)."""
 
     logits: Floats
     tokens: IntArray

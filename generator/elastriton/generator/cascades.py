@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elastriton.core.confidence import fit_power, fit_temperature
+from elastriton.core.errors import ConfigError
 from elastriton.core.levels import TokenLevel
 from elastriton.core.profile import Accuracy, Artifact, CascadeProfile, SmallProfile, TextSpec, digest
 from elastriton.core.pruning import Pruning
@@ -124,10 +125,17 @@ class _Small:
         self.text = text if kind == "text" else None
         folder = self.exported.folder
         self.reader = preparation(setting.name, self.text, self.exported.image, folder, setting.task.inputs)
+        if self.text is not None and config.max_length > self.exported.max_length:
+            raise ConfigError(
+                f"task {setting.name}: the cascade's max_length {config.max_length} is above the "
+                f"{self.exported.max_length} positions of {model}"
+            )
         self.plain = PlainModel(folder, setting.name)
         self.readings = [self._read(row) for row in setting.rows]
         self.tokens = _tokens(self.readings, self.reader)
         self.outputs = self._run()
+        if all(one is None for one in self.outputs[: setting.n_fit]):
+            raise ConfigError(f"task {setting.name}: every text to fit with is too long for {model}; raise max_length")
 
     def _read(self, row: Row) -> Any:
         try:
@@ -153,6 +161,7 @@ class _Small:
         if setting.task.objective == "regression":
             self._learn_uncertainty(large)
         logits = self.answers().logits
+        fit = np.flatnonzero(np.isfinite(logits[:n_fit, 0]))
         classes = setting.task.objective == "classification"
         encoder = setting.prepared.plan
         if self.text is None:
@@ -164,25 +173,23 @@ class _Small:
         timed = ElasticExecutor(self.plain.encoder, heads, [TokenLevel(0)], max(BATCHES))
         image = self.exported.image if encoder.kind == "vision" else None
         cells = latency(timed, setting.name, image, lengths, BATCHES, budget_s=budget_s, advance=advance)
-        right = int((logits[n_fit:].argmax(-1) == truth[n_fit:]).sum()) if classes else 0
+        read = np.isfinite(logits[n_fit:, 0])
+        right = int((read & (logits[n_fit:].argmax(-1) == truth[n_fit:])).sum()) if classes else 0
         return SmallProfile(
             artifact=Artifact(self.exported.folder.relative_to(self.output).as_posix(), digest(self.exported.folder)),
             model=self.model,
             latency=cells,
-            temperature=fit_temperature(logits[:n_fit], truth[:n_fit]) if classes else 1.0,
-            power=fit_power(logits[:n_fit], truth[:n_fit]) if classes else 2.0,
+            temperature=fit_temperature(logits[fit], truth[fit]) if classes else 1.0,
+            power=fit_power(logits[fit], truth[fit]) if classes else 2.0,
             accuracy=Accuracy.of(0, right, len(truth) - n_fit) if classes else None,
             text=self.text,
             image=image,
         )
 
     def answers(self) -> Answers:
-        """The logits of every sample; one that is too long for the model gets the least confident ones."""
-        width = next(len(one.logits) for one in self.outputs if one is not None)
-        unsure = np.zeros(width, np.float32)
-        if self.setting.task.objective == "regression":
-            unsure[-1] = np.finfo(np.float32).max
-        return Answers(np.stack([unsure if one is None else one.logits for one in self.outputs]), self.tokens)
+        """The logits of every sample; NaN for those that are too long for the model."""
+        nothing = np.full(len(self.plain.head.bias), np.nan, np.float32)
+        return Answers(np.stack([nothing if one is None else one.logits for one in self.outputs]), self.tokens)
 
     def pruned(self, reader: Preparation, plain: Answers, rule: Pruning) -> tuple[Answers, Floats]:
         """The large model's answers to the pruned texts, and the share of words that went."""

@@ -197,7 +197,7 @@ def _seen(value: Any) -> str:
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     parents: dict[str, type[BaseModel]] = {"encoders": EncoderConfig, "tasks": TaskConfig}
-    leaves: dict[str, type[BaseModel]] = {"data": DataConfig, "cascade": CascadeConfig}
+    leaves: dict[str, type[BaseModel]] = {"data": DataConfig, "cascade": CascadeConfig, "audit": AuditConfig}
     model: type[BaseModel] = Config
     if location:
         model = leaves.get(str(location[-1])) or parents.get(str(location[0]), Config)

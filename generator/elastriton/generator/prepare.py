@@ -85,10 +85,11 @@ def _prepare(
 
 @dataclass(frozen=True)
 class PreparedSmall:
-    """An exported small model: graph, head and tokenizer in one folder."""
+    """An exported small model: graph, head and tokenizer in one folder; a text of up to `max_length` tokens fits."""
 
     folder: Path
     image: ImageSpec | None
+    max_length: int
 
 
 def prepare_small(
@@ -108,7 +109,9 @@ def prepare_small(
             export_text(small.encoder, (TokenLevel(0),), folder, attention=True)
             _tokenizer(source, folder, artifacts)
         save_head(folder, TaskHead(task_name, small.head.weight, small.head.bias))
-    return PreparedSmall(folder, small.image if isinstance(small, VisionModel) else None)
+    if isinstance(small, VisionModel):
+        return PreparedSmall(folder, small.image, 0)
+    return PreparedSmall(folder, None, small.max_length)
 
 
 def _head(name: str, task: TaskConfig, own: Head | None, base: Path) -> tuple[TaskHead, tuple[str, ...]]:

@@ -68,11 +68,13 @@ class Cascades:
         large = LatencyTable(encoder.latency)
         self.large = self._values(cached.large, task.temperature)
         self.large_ms = _ms(large, cached.large.tokens) + hop_ms
-        self.small = [self._values(a, s.temperature) for a, s in zip(cached.small, profile.small, strict=True)]
-        self.sure = [
-            confidence(a.logits, self.score, s.temperature, s.power)
-            for a, s in zip(cached.small, profile.small, strict=True)
-        ]
+        self.small, self.sure = [], []
+        for answers, model in zip(cached.small, profile.small, strict=True):
+            read = np.isfinite(answers.logits).all(axis=-1)  # what it cannot read is the large model's alone
+            values = self._values(answers, model.temperature)
+            sure = confidence(answers.logits, self.score, model.temperature, model.power)
+            self.small.append(np.where(read[:, None], values, self.large))
+            self.sure.append(np.where(read, sure, -np.inf))
         self.small_ms = [
             _ms(LatencyTable(s.latency), a.tokens) for a, s in zip(cached.small, profile.small, strict=True)
         ]
@@ -107,13 +109,17 @@ class Cascades:
         for length in range(1, depth + 1):
             for chain in combinations(range(len(self.small)), length):
                 rules = [None, *(rule for number, rule in self.pruned if number == chain[-1])]
-                grids = [np.unique(np.quantile(self.sure[i][fit], np.linspace(0, 1, STEPS[length]))) for i in chain]
+                grids = [self._grid(self.sure[i][fit], STEPS[length]) for i in chain]
                 for thresholds, rule in product(product(*grids), rules):
                     plain = Setting(chain, tuple(map(float, thresholds)), rule)
                     yield plain
                     weight = self._weight(plain, fit)
                     if weight > 0.0:
                         yield Setting(chain, plain.thresholds, rule, weight)
+
+    def _grid(self, sure: FloatArray, steps: int) -> FloatArray:
+        """Thresholds: quantiles of the confidences."""
+        return np.asarray(np.unique(np.quantile(sure[np.isfinite(sure)], np.linspace(0, 1, steps))))
 
     def _weight(self, setting: Setting, fit: IntArray) -> float:
         """The small model's weight with the least log loss (regression: squared error) on re-routed samples."""

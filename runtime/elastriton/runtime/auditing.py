@@ -5,6 +5,7 @@ early answer ─ share ─► queue ─► large model, late deadline, next to n
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import random
@@ -57,6 +58,8 @@ class Auditor:
         self._random = random.Random(seed)
         self._queue: queue.Queue[tuple[Row, int] | None] = queue.Queue(WAITING)
         self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._stopped = False
 
     @property
     def distrusts(self) -> bool:
@@ -65,11 +68,12 @@ class Auditor:
 
     def offer(self, sample: Auditing, values: Floats) -> None:
         """Perhaps audit an early answer."""
-        if self._random.random() >= self._plan.share:
-            return
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
-            self._thread.start()
+        with self._lock:
+            if self._stopped or self._random.random() >= self._plan.share:
+                return
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
+                self._thread.start()
         try:
             self._queue.put_nowait((sample.row, int(values.argmax())))
         except queue.Full:
@@ -77,26 +81,28 @@ class Auditor:
 
     def stop(self) -> None:
         """Leave out what waits and end the thread."""
+        with self._lock:
+            self._stopped = True
         if self._thread is None:
             return
-        while not self._queue.empty():
-            self._queue.get_nowait()
-        self._queue.put(None)
+        with contextlib.suppress(queue.Full):  # a full queue wakes the thread as well
+            self._queue.put_nowait(None)
         self._thread.join(timeout=5.0)
 
     def _run(self) -> None:
-        while (waiting := self._queue.get()) is not None:
-            row, label = waiting
+        while (waiting := self._queue.get()) is not None and not self._stopped:
             try:
-                agrees = int(self._ask(row, SLO_MS, UTILITY).argmax()) == label
+                self._compare(*waiting)
             except RequestError:
                 continue
             except Exception:
                 _LOG.exception("an audit failed")
-                continue
-            before = self._audit.alarm
-            self._audit.observe(disagrees=not agrees)
-            if self._audit.alarm and not before:
-                _LOG.error("early answers differ from the large model's more often than certified; profile again")
-            if self._observer:
-                self._observer.audited(agrees, self._audit.alarm)
+
+    def _compare(self, row: Row, label: int) -> None:
+        agrees = int(self._ask(row, SLO_MS, UTILITY).argmax()) == label
+        before = self._audit.alarm
+        self._audit.observe(disagrees=not agrees)
+        if self._audit.alarm and not before:
+            _LOG.error("early answers differ from the large model's more often than certified; profile again")
+        if self._observer:
+            self._observer.audited(agrees, self._audit.alarm)

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import BoundedSemaphore
 from typing import Any, Protocol
@@ -90,6 +91,7 @@ class CascadeService:
         self._large = preparation(plan.task, plan.text, plan.image, tokenizer, plan.inputs, plan.max_bytes)
         self._small = [SmallModel(plan, level, folder) for level in range(len(plan.small))]
         self._routes = ThreadPoolExecutor(ROUTES, thread_name_prefix="route")
+        self._next = ThreadPoolExecutor(1, thread_name_prefix="small")  # its own: not behind calls to the large model
         self._room = BoundedSemaphore(MAX_ROUTED)
         self._watchdog = Watchdog(plan.answer_within_s)
         self._auditor = Auditor(plan.audit, self._second_opinion, observer) if plan.audit else None
@@ -105,7 +107,8 @@ class CascadeService:
 
     def stop(self) -> None:
         """Answer everything that is left."""
-        self._routes.shutdown(wait=False, cancel_futures=True)
+        for executor in (self._next, self._routes):
+            executor.shutdown(wait=False, cancel_futures=True)
         self._watchdog.stop()
         if self._auditor is not None:
             self._auditor.stop()
@@ -144,9 +147,12 @@ class CascadeService:
         for start in range(0, len(readable), model.max_batch):
             unsure += self._answer_sure(model, readable[start : start + model.max_batch])
         if unsure and level + 1 < len(self._small):
-            self._submit(lambda: self._decide(level + 1, [self._reread(one, level + 1) for one in unsure]), unsure)
+            self._submit(self._next, partial(self._decide_again, level + 1, unsure), unsure)
         elif unsure:
             self._decide(level + 1, unsure)
+
+    def _decide_again(self, level: int, samples: Sequence[Sample]) -> None:
+        self._decide(level, [self._reread(sample, level) for sample in samples])
 
     def _answer_sure(self, model: SmallModel, batch: Sequence[Sample]) -> list[Sample]:
         """Answer what the model is sure of; the others come back with its opinion."""
@@ -175,13 +181,13 @@ class CascadeService:
 
     def _route(self, sample: Sample) -> None:
         if not self._room.acquire(blocking=False):
-            sample.parts.put(sample.index, Rejected(f"the queue is full: {MAX_ROUTED} samples await the large model"))
+            self._fall_back(sample, Rejected(f"the queue is full: {MAX_ROUTED} samples await the large model"))
             return
-        self._submit(lambda: self._ask_large(sample), [sample])
+        self._submit(self._routes, partial(self._ask_large, sample), [sample])
 
-    def _submit(self, work: Any, samples: Sequence[Sample]) -> None:
+    def _submit(self, executor: ThreadPoolExecutor, work: Callable[[], None], samples: Sequence[Sample]) -> None:
         try:
-            self._routes.submit(work)
+            executor.submit(work)
         except RuntimeError:
             for sample in samples:
                 sample.parts.put(sample.index, Unavailable("the model is being unloaded; retry on another replica"))
@@ -189,6 +195,8 @@ class CascadeService:
     def _ask_large(self, sample: Sample) -> None:
         try:
             self._put(sample, self._large_answer(sample))
+        except Rejected as error:
+            self._fall_back(sample, error)
         except RequestError as error:
             sample.parts.put(sample.index, error)
         except Exception as error:
@@ -196,25 +204,32 @@ class CascadeService:
         finally:
             self._room.release()
 
+    def _fall_back(self, sample: Sample, error: Rejected) -> None:
+        """There is no time for the large model: an unsure answer is better than none."""
+        if sample.opinion is None:
+            sample.parts.put(sample.index, error)
+        else:
+            self._put(sample, Result(sample.opinion.values, sample.opinion.level, 0, fallback=True))
+
     def _large_answer(self, sample: Sample) -> Result:
-        opinion = sample.opinion
-        try:
-            left_ms = (sample.deadline_s - time.monotonic()) * 1000.0
-            if left_ms <= 0:
-                raise Rejected("the deadline passed before the large model could be asked; raise slo_ms")
-            reading = self._large.read(self._shortened(sample)) if self._small else sample.reading
-            outputs = self._outputs(reading, left_ms, sample.utility, sample.request_id)
-        except Rejected:
-            if opinion is None:
-                raise
-            return Result(opinion.values, opinion.level, 0, fallback=True)
+        left_ms = (sample.deadline_s - time.monotonic()) * 1000.0
+        if left_ms <= 0:
+            raise Rejected("the deadline passed before the large model could be asked; raise slo_ms")
+        opinion = self._last_opinion(sample)
+        reading = self._large.read(self._shortened(sample, opinion)) if self._small else sample.reading
+        outputs = self._outputs(reading, left_ms, sample.utility, sample.request_id)
         large = self._values(outputs)
         if opinion is not None:
             large = blend(opinion.values, large, self._plan.small_weight)
         return Result(large, max(1, len(self._small)), int(outputs["GAMMA"][0, 0]))
 
-    def _shortened(self, sample: Sample) -> Row:
-        opinion, rule = sample.opinion, self._plan.pruning
+    def _last_opinion(self, sample: Sample) -> Opinion | None:
+        """The last small model's, whom weight and pruning were fitted to; None where it could not read the sample."""
+        opinion = sample.opinion
+        return opinion if opinion is not None and opinion.level == len(self._small) - 1 else None
+
+    def _shortened(self, sample: Sample, opinion: Opinion | None) -> Row:
+        rule = self._plan.pruning
         if rule is None or opinion is None or opinion.attention is None:
             return sample.row
         preparation = self._small[opinion.level].preparation

@@ -32,7 +32,7 @@ def shorten(texts: Sequence[str], spans: Sequence[Span | None], attention: Float
 
     `attention` [tokens] is what each token of the small model received, `spans` [tokens] where it stands in the texts.
     The importance of a word is the sum over its tokens, so that long words survive. White space between the words that
-    stay becomes one blank.
+    stay becomes one blank; a part that loses none stays as it came.
     """
     parts, words, stays = [], 0, 0
     for part, text in enumerate(texts):
@@ -41,7 +41,8 @@ def shorten(texts: Sequence[str], spans: Sequence[Span | None], attention: Float
             (span[1], span[2], float(a)) for span, a in zip(spans, attention, strict=True) if span and span[0] == part
         ]
         stay = kept(_importance(places, mine), [text[start:stop] for start, stop in places], rule)
-        parts.append(" ".join(text[start:stop] for (start, stop), keep in zip(places, stay, strict=True) if keep))
+        short = " ".join(text[start:stop] for (start, stop), keep in zip(places, stay, strict=True) if keep)
+        parts.append(text if stay.all() else short)
         words, stays = words + len(places), stays + int(stay.sum())
     return Shortened(tuple(parts), words, stays)
 
