@@ -39,7 +39,7 @@ def test_the_promise_is_kept_where_the_empirical_threshold_breaks_it(
     synthetic: Make, monkeypatch: pytest.MonkeyPatch, config: CascadeConfig
 ) -> None:
     """New samples each time: the share of broken promises is <= delta + 3 s.e.; a naive choice breaks far more."""
-    monkeypatch.setitem(search.STEPS, 1, 12)
+    monkeypatch.setitem(search.STEPS, 1, 9)
     monkeypatch.setattr(certify, "_metrics", lambda *_: {})  # the intervals take most of the time, and play no part
     population = synthetic(20_000, 10_000)
     truly = Cascades(population.cached, population.task, population.encoder, "max", 2.0)
@@ -102,7 +102,8 @@ def test_a_promise_states_its_evidence(synthetic: Make) -> None:
     assert (choice.audit.share, choice.audit.fall_back) == (0.3, True)
 
 
-def test_a_regression_is_promised_by_its_absolute_error(synthetic: Make) -> None:
+def test_a_regression_is_promised_by_its_absolute_error(synthetic: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(search.STEPS, 1, 9)
     made = synthetic(800, 0, regression=True)
     for config in (RELATIVE, ABSOLUTE):
         choice = choose(made, config)

@@ -155,7 +155,8 @@ def test_what_a_small_model_cannot_read_is_the_large_model_s_alone(synthetic: Ma
 
 
 def pruned_only(made: Any, logits: Any) -> Cached:
-    return replace(made.cached, pruned={(0, 0): Answers(logits, made.cached.large.tokens)})
+    cached: Cached = made.cached
+    return replace(cached, pruned={(0, 0): Answers(logits, cached.large.tokens)})
 
 
 @pytest.mark.parametrize("config", [RELATIVE, ABSOLUTE])
