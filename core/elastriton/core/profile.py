@@ -89,7 +89,10 @@ class EncoderProfile:
 
 @dataclass(frozen=True, slots=True)
 class SmallProfile:
-    """A small model of a task's cascade."""
+    """A small model of a task's cascade.
+
+    `aurc` is the area under its risk-coverage curve behind the fit part: what its confidence is worth.
+    """
 
     artifact: Artifact
     model: str
@@ -97,6 +100,7 @@ class SmallProfile:
     temperature: float
     power: float
     accuracy: Accuracy | None
+    aurc: float
     text: TextSpec | None = None
     image: ImageSpec | None = None
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elastriton.core.confidence import fit_power, fit_temperature
+from elastriton.core.confidence import Score, aurc, confidence, fit_power, fit_temperature
 from elastriton.core.errors import ConfigError
+from elastriton.core.latency import Cell, LatencyTable
 from elastriton.core.levels import TokenLevel
 from elastriton.core.profile import Accuracy, Artifact, CascadeProfile, SmallProfile, TextSpec, digest
 from elastriton.core.pruning import Pruning
@@ -23,7 +24,7 @@ from elastriton.generator.config import CascadeConfig, TaskConfig
 from elastriton.generator.data import Labelled
 from elastriton.generator.measure import Advance, latency
 from elastriton.generator.prepare import PreparedEncoder, PreparedSmall, prepare_small
-from elastriton.generator.search import hopeless
+from elastriton.generator.search import hopeless, item_ms, least_ms, losses
 from elastriton.generator.splits import item_hash
 from elastriton.runtime.executor import ElasticExecutor, Floats
 from elastriton.runtime.heads import TaskHead, save_head
@@ -40,7 +41,7 @@ RIDGE = 0.1
 class CascadeTask:
     """A task whose cascade is to be measured; `truth` [n] are class numbers or values, the first `n_fit` for fitting.
 
-    `lengths` are those of the encoder's latency table, `plain` the large model's logits [n, classes].
+    `cells` are the encoder's latency, `plain` the large model's logits [n, classes].
     """
 
     name: str
@@ -50,7 +51,7 @@ class CascadeTask:
     data: Labelled
     truth: NDArray[Any]
     n_fit: int
-    lengths: tuple[int, ...]
+    cells: tuple[Cell, ...]
     plain: Floats
 
     @property
@@ -75,10 +76,15 @@ def measure_cascade(
     answers = Answers(setting.plain, _tokens([large.read(row) for row in setting.rows], large))
     rules = _rules(config)
     small, said, pruned, words_cut = [], [], {}, {}
+    incumbent_ms = np.inf
     for number, model in enumerate(config.models):
         one = _Small(setting, config, number, model, base, output)
         small.append(one.profile(answers.logits, budget_s, advance))
         said.append(one.answers())
+        fastest_ms = one.least_ms(answers, small[-1])
+        if fastest_ms >= incumbent_ms:
+            continue
+        incumbent_ms = fastest_ms
         for j, rule in enumerate(rules):
             pruned[number, j], words_cut[number, j] = one.pruned(large, answers, rule)
             advance(f"{setting.name}: rule {j} for texts after small model {number}")
@@ -167,24 +173,43 @@ class _Small:
         if self.text is None:
             lengths: tuple[int, ...] = (1,)
         else:
-            measured = sorted({length for length in setting.lengths if length < self.config.max_length})
+            measured = sorted({cell.length for cell in setting.cells if cell.length < self.config.max_length})
             lengths = (*measured, self.config.max_length)
         heads = {setting.name: self.plain.head}
         timed = ElasticExecutor(self.plain.encoder, heads, [TokenLevel(0)], max(BATCHES))
         image = self.exported.image if encoder.kind == "vision" else None
         cells = latency(timed, setting.name, image, lengths, BATCHES, budget_s=budget_s, advance=advance)
-        read = np.isfinite(logits[n_fit:, 0])
-        right = int((read & (logits[n_fit:].argmax(-1) == truth[n_fit:])).sum()) if classes else 0
+        behind = n_fit + np.flatnonzero(np.isfinite(logits[n_fit:, 0]))
+        right = int((logits[behind].argmax(-1) == truth[behind]).sum()) if classes else 0
+        temperature = fit_temperature(logits[fit], truth[fit]) if classes else 1.0
+        power = fit_power(logits[fit], truth[fit]) if classes else 2.0
+        score: Score = self.config.score if classes else "uncertainty"
+        lost = losses(logits[behind], truth[behind], float(np.ptp(truth)) or 1.0)
         return SmallProfile(
             artifact=Artifact(self.exported.folder.relative_to(self.output).as_posix(), digest(self.exported.folder)),
             model=self.model,
             latency=cells,
-            temperature=fit_temperature(logits[fit], truth[fit]) if classes else 1.0,
-            power=fit_power(logits[fit], truth[fit]) if classes else 2.0,
+            temperature=temperature,
+            power=power,
             accuracy=Accuracy.of(0, right, len(truth) - n_fit) if classes else None,
+            aurc=aurc(confidence(logits[behind], score, temperature, power), lost),
             text=self.text,
             image=image,
         )
+
+    def least_ms(self, large: Answers, profile: SmallProfile) -> float:
+        """What this model could bring at best, judged on the fit part (see generator/search.py)."""
+        setting, n = self.setting, self.setting.n_fit
+        spread = float(np.ptp(setting.truth)) or 1.0
+        logits, truth = self.answers().logits[:n], setting.truth[:n]
+        read = np.isfinite(logits[:, 0])
+        score: Score = self.config.score if setting.task.objective == "classification" else "uncertainty"
+        sure = np.where(read, confidence(logits, score, profile.temperature, profile.power), -np.inf)
+        whole = losses(large.logits[:n], truth, spread)
+        lost = np.where(read, losses(logits, truth, spread), whole)
+        small_ms = float(item_ms(LatencyTable(profile.latency), self.tokens[:n]).mean())
+        large_ms = float(item_ms(LatencyTable(setting.cells), large.tokens[:n]).mean())
+        return least_ms((lost, whole), sure, (small_ms, large_ms), self.config)
 
     def answers(self) -> Answers:
         """The logits of every sample; NaN for those that are too long for the model."""

@@ -47,7 +47,7 @@ def profile(config: Config, base: Path, output: Path, *, budget_s: float, advanc
         encoders[name] = _encoder(encoder.model, prepared, cells)
         for task_name, task in config.tasks.items():
             if task.encoder == name:
-                measure = _TaskMeasurement(task_name, config, prepared, executor, base, output)
+                measure = _TaskMeasurement(task_name, config, prepared, executor, cells, base, output)
                 tasks[task_name] = measure.run(budget_s, advance)
     result = Profile(
         version=VERSION,
@@ -70,11 +70,12 @@ class _TaskMeasurement:
         config: Config,
         prepared: PreparedEncoder,
         executor: ElasticExecutor,
+        cells: tuple[Cell, ...],
         base: Path,
         output: Path,
     ) -> None:
         self.name, self.task, self.prepared, self.executor = name, config.tasks[name], prepared, executor
-        self.encoder = config.encoders[self.task.encoder]
+        self.cells = cells
         self.base, self.output = base, output
         self.labels = prepared.labels[name]
 
@@ -101,9 +102,8 @@ class _TaskMeasurement:
             result = replace(result, temperature=temperature, accuracy=accuracy)
         if task.cascade is None:
             return result
-        lengths = _up_to(self.encoder.lengths, self.encoder.max_length)
         plain = evaluation.logits[0]
-        setting = CascadeTask(self.name, task, self.prepared, self.executor, data, truth, n_fit, lengths, plain)
+        setting = CascadeTask(self.name, task, self.prepared, self.executor, data, truth, n_fit, self.cells, plain)
         cascade = measure_cascade(setting, task.cascade, self.base, self.output, budget_s=budget_s, advance=advance)
         return replace(result, cascade=cascade)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +68,7 @@ class Cascades:
         self.range = float(np.ptp(cached.truth)) or 1.0
         large = LatencyTable(encoder.latency)
         self.large = self._values(cached.large, task.temperature)
-        self.large_ms = _ms(large, cached.large.tokens) + hop_ms
+        self.large_ms = item_ms(large, cached.large.tokens) + hop_ms
         self.small, self.sure = [], []
         for answers, model in zip(cached.small, profile.small, strict=True):
             read = np.isfinite(answers.logits).all(axis=-1)  # what it cannot read is the large model's alone
@@ -76,17 +77,15 @@ class Cascades:
             self.small.append(np.where(read[:, None], values, self.large))
             self.sure.append(np.where(read, sure, -np.inf))
         self.small_ms = [
-            _ms(LatencyTable(s.latency), a.tokens) for a, s in zip(cached.small, profile.small, strict=True)
+            item_ms(LatencyTable(s.latency), a.tokens) for a, s in zip(cached.small, profile.small, strict=True)
         ]
         self.pruned = {key: self._values(a, task.temperature) for key, a in cached.pruned.items()}
-        self.pruned_ms = {key: _ms(large, a.tokens) + hop_ms for key, a in cached.pruned.items()}
+        self.pruned_ms = {key: item_ms(large, a.tokens) + hop_ms for key, a in cached.pruned.items()}
         self.words_cut = cached.words_cut
 
     def losses(self, values: FloatArray, rows: IntArray) -> NDArray[np.float64]:
-        """1 for a wrong class; for a regression the absolute error over the range of the labels, at most 1."""
-        if self.regression:
-            return np.asarray(np.minimum(1.0, np.abs(values[:, 0] - self.truth[rows]) / self.range))
-        return np.asarray(values.argmax(axis=-1) != self.truth[rows], dtype=np.float64)
+        """The losses [n] of the values [n, classes] for the samples `rows`."""
+        return losses(values, self.truth[rows], self.range)
 
     def play(self, setting: Setting, rows: IntArray) -> Course:
         """What becomes of the samples `rows` under a setting."""
@@ -143,19 +142,39 @@ class Cascades:
         return answer(answers.logits, "regression" if self.regression else "classification", temperature)
 
 
+def losses(values: FloatArray, truth: NDArray[Any], spread: float) -> NDArray[np.float64]:
+    """1 for a wrong class; for a regression the absolute error over the `spread` of its labels, at most 1."""
+    if truth.dtype.kind == "f":
+        return np.asarray(np.minimum(1.0, np.abs(values[:, 0] - truth) / spread), dtype=np.float64)
+    return np.asarray(values.argmax(axis=-1) != truth, dtype=np.float64)
+
+
 def hopeless(cached: Cached, config: CascadeConfig, n: int) -> bool:
     """Whether pruning alone already costs too much on the first `n` samples, so that larger scales need no run.
 
     The large model is compared on pruned and whole texts (p < 0.01, one-sided normal test), as if all were re-routed.
     """
     (answers,) = cached.pruned.values()
-    if cached.truth.dtype.kind == "f":
-        spread = float(np.ptp(cached.truth)) or 1.0
-        whole, short = (np.abs(a.logits[:n, 0] - cached.truth[:n]) / spread for a in (cached.large, answers))
-    else:
-        whole, short = (1.0 * (a.logits[:n].argmax(-1) != cached.truth[:n]) for a in (cached.large, answers))
+    spread = float(np.ptp(cached.truth)) or 1.0
+    whole, short = (losses(one.logits[:n], cached.truth[:n], spread) for one in (cached.large, answers))
     risk = short - whole if config.max_drop is not None else short
     return bool(risk.mean() - bound(config) > 2.33 * (risk.std() / np.sqrt(n) + 1e-9))
+
+
+def least_ms(
+    losses: tuple[FloatArray, FloatArray], sure: FloatArray, ms: tuple[float, float], config: CascadeConfig
+) -> float:
+    """The least mean time that a small model could reach without pruning, were its promise judged on these samples.
+
+    `losses` [n] and `ms` are those of the small and of the large model, `sure` [n] the small one's confidence. Tabi's
+    early stop: where that is no better than what there is already, the pair is not worth running pruned texts for.
+    """
+    order = np.argsort(-sure, kind="stable")
+    small, large = (one[order] for one in losses)
+    risk = np.cumsum(small - large) / len(order) + (0.0 if config.max_drop is not None else large.mean())
+    kept = np.flatnonzero(risk <= bound(config))
+    early = (kept[-1] + 1) / len(order) if len(kept) else 0.0
+    return ms[0] + (1.0 - early) * ms[1]
 
 
 def bound(config: CascadeConfig) -> float:
@@ -163,7 +182,7 @@ def bound(config: CascadeConfig) -> float:
     return config.max_drop if config.max_drop is not None else 1.0 - (config.target_accuracy or 0.0)
 
 
-def _ms(table: LatencyTable, tokens: IntArray) -> NDArray[np.float64]:
+def item_ms(table: LatencyTable, tokens: IntArray) -> NDArray[np.float64]:
     """The median time of every sample alone, at the plain level."""
     by_length = {n: table.typical_ms(0, 1, min(max(1, n), table.lengths[-1])) for n in set(tokens.tolist())}
     return np.array([by_length[n] for n in tokens.tolist()])

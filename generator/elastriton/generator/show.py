@@ -60,8 +60,10 @@ def _show_accuracy(profile: Profile) -> None:
     for name, task in profile.tasks.items():
         points = [(str(point.gamma), point) for point in task.accuracy]
         if task.cascade is not None:
-            small = [(f"small model {i}", one.accuracy) for i, one in enumerate(task.cascade.small)]
-            points += [(name, point) for name, point in small if point is not None]
+            small = [(f"small model {i}", one) for i, one in enumerate(task.cascade.small)]
+            points += [
+                (f"{name}, AURC {one.aurc:.3f}", one.accuracy) for name, one in small if one.accuracy is not None
+            ]
         for gamma, point in points:
             interval = f"{point.low:.1%} … {point.high:.1%}"
             table.add_row(name, gamma, f"{point.accuracy:.1%}", interval, str(point.n))

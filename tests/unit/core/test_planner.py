@@ -158,7 +158,7 @@ def test_a_choice_for_a_task_without_small_models_is_refused(profile: Profile) -
 
 def test_a_vision_task_with_small_models_is_a_cascade_without_a_decoder(profile: Profile) -> None:
     image = profile.encoders["vit"].image
-    small = SmallProfile(NOWHERE, "m", (Cell(0, 1, 1, 1.0, 1.0, 1), Cell(0, 1, 16, 1.0, 1.0, 1)), 1.5, 2.0, None)
+    small = SmallProfile(NOWHERE, "m", (Cell(0, 1, 1, 1.0, 1.0, 1), Cell(0, 1, 16, 1.0, 1.0, 1)), 1.5, 2.0, None, 0.1)
     cascade = CascadeProfile((replace(small, image=image),), (), NOWHERE)
     tasks = {**profile.tasks, "colour": replace(profile.tasks["colour"], cascade=cascade)}
     choice = CascadeChoice("", ((0, 0.9),))

@@ -179,3 +179,14 @@ def test_no_decision_breaks_a_promise(situation: tuple[list[Item], float, Outloo
     larger = waiting[len(decision.drop) : len(taken) + 1]
     if len(decision.batch) < len(larger) <= view.max_batch:
         assert all(view.finish_s(larger, gamma, now_s) > head.deadline_s for gamma in view.gammas(larger))
+
+
+def test_texts_share_a_batch_with_those_that_count_as_long() -> None:
+    cells = [Cell(0, length, batch, 1.0 + length * batch / 16, 1.0 + length * batch / 16, 30)
+             for length in (16, 64) for batch in (1, 8)]  # fmt: skip
+    outlook = Outlook(LatencyTable(cells), {"t": {0: 0.9}}, 8)
+    waiting = [Item("t", 0.0, 10.0 + i, 1.0, length, i) for i, length in enumerate((7, 60, 16, 17, 3, 64))]
+    first = LargestBatch().decide(waiting, 0.0, outlook)
+    assert [item.payload for item in first.batch] == [0, 2, 4], "short texts are not padded to long ones"
+    rest = [item for item in waiting if item not in first.batch]
+    assert [item.payload for item in LargestBatch().decide(rest, 0.0, outlook).batch] == [1, 3, 5]

@@ -78,7 +78,7 @@ def synthetic() -> Callable[..., Synthetic]:
             pruned={key: Answers(logits, np.maximum(4, tokens - 4)) for key, logits in pruned.items()},
             words_cut={key: np.full(n, 0.25, np.float32) for key in pruned},
         )
-        models = tuple(SmallProfile(NOWHERE, f"{i}", cells(small_ms + i), 1.0, 2.0, None) for i in range(small))
+        models = tuple(SmallProfile(NOWHERE, f"{i}", cells(small_ms + i), 1.0, 2.0, None, 0.1) for i in range(small))
         profile = CascadeProfile(models, tuple(Pruning(scale=0.5 * (j + 1)) for j in range(rules)), NOWHERE)
         objective: Any = "regression" if regression else "classification"
         labels = () if regression else tuple("abc")

@@ -14,7 +14,7 @@ from elastriton.core.confidence import confidence, softmax
 from elastriton.core.latency import LatencyTable
 from elastriton.generator.cached import Answers, Cached, load_cached, save_cached
 from elastriton.generator.config import CascadeConfig
-from elastriton.generator.search import MIN_FIT, Cascades, Setting, hopeless
+from elastriton.generator.search import MIN_FIT, Cascades, Setting, bound, hopeless, least_ms
 
 HOP_MS = 2.0
 RELATIVE = CascadeConfig(models=("m",), max_drop=0.02)
@@ -196,3 +196,17 @@ def test_cached_answers_come_back_as_they_were(synthetic: Make, tmp_path: Path) 
             np.testing.assert_array_equal(one.tokens, other.tokens)
         for key, cut in made.words_cut.items():
             np.testing.assert_array_equal(back.words_cut[key], cut)
+
+
+def test_the_least_time_of_a_pair_is_that_of_its_best_threshold() -> None:
+    generator = np.random.default_rng(0)
+    sure = generator.random(200)
+    small = (generator.random(200) > 0.3 + 0.7 * sure).astype(np.float64)
+    large = (generator.random(200) > 0.95).astype(np.float64)
+    for config, base in ((RELATIVE, 0.0), (ABSOLUTE, float(large.mean()))):
+        early = [0.0]
+        for threshold in sure:
+            kept = sure >= threshold
+            if (np.where(kept, small, large) - large).mean() + base <= bound(config):
+                early.append(float(kept.mean()))
+        assert least_ms((small, large), sure, (2.0, 10.0), config) == pytest.approx(2.0 + (1.0 - max(early)) * 10.0)
