@@ -3,8 +3,8 @@
 A level gamma is a schedule. gamma < 0 merges tokens in every layer (ToMe, arXiv 2210.09461), gamma = 0 is the plain
 encoder, gamma > 0 adds gamma prompt tokens behind CLS (VPT, arXiv 2203.12119).
 
-All images of an encoder have equally many tokens, texts have not. For images -gamma is the number of tokens that a layer
-merges; for texts it is the percentage of the text's own tokens, so that a level means the same for every length.
+All images of an encoder have equally many tokens, texts have not. For images -gamma is the number of tokens that each
+layer merges; for texts it is the percentage of the text's own tokens, so that a level means the same at every length.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SPECIAL_TOKENS = 4
 
 @dataclass(frozen=True, slots=True)
 class TokenLevel:
-    """One operating point: `merge[i]` tokens (of a text: per cent) go in layer i, `prompts` tokens are added in front."""
+    """One operating point: layer i merges `merge[i]` tokens (of a text: per cent), `prompts` tokens stand in front."""
 
     gamma: int
     merge: tuple[int, ...] = ()

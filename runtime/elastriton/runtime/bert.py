@@ -29,9 +29,9 @@ def features(
     """Features [batch, width] of token ids, mask and segment ids, each [batch, tokens], at a level of 0 or below.
 
     Modifications to Hugging Face's forward:
-    - merging levels: after each layer's attention the level's percentage of a text's tokens is merged, by the similarity
-      of keys, and attention is proportional to token size (ToMe, arXiv 2210.09461). CLS and separators never merge;
-      padding has size 0: it takes no part, and a text's result does not depend on it;
+    - merging levels: after each layer's attention the level's percentage of each text's tokens is merged, by the
+      similarity of keys, and attention is proportional to token size (ToMe, arXiv 2210.09461). CLS and separators never
+      merge; padding has size 0: it takes no part, and a text's result does not depend on it;
     - the last layer computes only the CLS token, which is all that the head reads: same features, less work.
     """
     base = model.base_model
@@ -40,8 +40,8 @@ def features(
         x = base.embeddings_project(x)
     real = attention_mask > 0
     mergeable = real & ~special_tokens(input_ids, real)
-    tokens, lengths = input_ids.shape[1], real.sum(dim=-1)
-    behind = (real & ~mergeable).sum(dim=-1)  # protected tokens come first once something has merged
+    tokens, spare = input_ids.shape[1], (real.sum(dim=-1) - SPECIAL_TOKENS).clamp(min=0)
+    protected = (real & ~mergeable).sum(dim=-1)  # so many tokens come first once something has merged
     size = real.to(x.dtype)[:, :, None]
     log_size = size.log()
 
@@ -51,14 +51,12 @@ def features(
         attended, keys = attend(layer.attention.self, x, log_size)
         x = layer.attention.output(attended, x)
         if after > before:
-            r = _gone(lengths, after) - _gone(lengths, before)
-            slots = (
-                tokens - (tokens - SPECIAL_TOKENS) * after // 100
-            )  # enough for the longest; no max in a graph's shape
+            r = (spare * after // 100) - (spare * before // 100)
+            slots = tokens - (tokens - SPECIAL_TOKENS) * after // 100  # what a text without padding keeps
             x, size = merge_weighted(masked_soft_matching(keys, real, mergeable, r, slots), x, size)
             log_size = size.log()
             real = size[:, :, 0] > 0
-            mergeable = real & (torch.arange(slots, device=x.device) >= behind[:, None])
+            mergeable = real & (torch.arange(slots, device=x.device) >= protected[:, None])
         x = layer.output(layer.intermediate(x), x)
 
     attended, _ = attend(last.attention.self, x, log_size, queries=1)
@@ -79,9 +77,9 @@ def special_tokens(input_ids: Tensor, real: Tensor) -> Tensor:
 
 
 def attend(attention: Any, x: Tensor, log_size: Tensor, queries: int | None = None) -> tuple[Tensor, Tensor]:
-    """BERT's self-attention, proportional to token size: `x` [b, n, c] -> ([b, n, c], mean of keys over heads [b, n, d]).
+    """BERT's attention, proportional to token size: `x` [b, n, c] -> ([b, n, c], keys averaged over heads [b, n, d]).
 
-    Modifications: `log_size` [b, n, 1] is added to the logits of each key, minus infinity for padding; only the first
+    Modifications: `log_size` [b, n, 1] (minus infinity for padding) is added to the logits of each key; only the first
     `queries` tokens ask, if given; the mean of the keys is returned as well.
     """
     heads = (attention.num_attention_heads, attention.attention_head_size)
@@ -91,8 +89,3 @@ def attend(attention: Any, x: Tensor, log_size: Tensor, queries: int | None = No
     )
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=log_size[:, None, None, :, 0])
     return out.transpose(1, 2).flatten(2), k.mean(dim=1)
-
-
-def _gone(lengths: Tensor, share: int) -> Tensor:
-    """How many tokens each text has lost when `share` per cent have gone: `text_tokens` of core, for a batch."""
-    return (lengths - SPECIAL_TOKENS).clamp(min=0) * share // 100

@@ -55,7 +55,7 @@ def bipartite_soft_matching(metric: Tensor, r: int, protected: int = 1) -> Merge
 
 
 def masked_soft_matching(metric: Tensor, real: Tensor, mergeable: Tensor, r: Tensor, slots: int) -> Merge:
-    """`bipartite_soft_matching` for texts: padding, protected tokens anywhere, and a number of merges of each sample's own.
+    """`bipartite_soft_matching` for texts: with padding, protected tokens anywhere, and a number of merges per sample.
 
     `real` and `mergeable` bool [batch, n] say which tokens are no padding, and which of these may merge; `r` [batch] is
     at most half of a sample's mergeable ones. Sources and targets alternate among the mergeable tokens alone, so that
