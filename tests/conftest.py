@@ -191,3 +191,41 @@ def tiny_repository(tmp_path_factory: pytest.TempPathFactory, tiny_build: Path) 
     repository = tmp_path_factory.mktemp("served") / "repository"
     generate(load(Plan, tiny_build / "plan.json"), tiny_build, repository)
     return repository
+
+
+@pytest.fixture(scope="session")
+def text_project(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Any) -> Path:
+    """A folder with an elastriton.yaml over one text encoder of 3 layers with the levels -20 and 0."""
+    import torch
+    from transformers import BertForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("text-project")
+    source = tiny_bert("levels of text", layers=3)
+    model = BertForSequenceClassification.from_pretrained(source)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # as they are initialised, all tokens look alike
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    model.save_pretrained(source)
+    items = [[f"hello {'please ' * i}", INTENTS[i % 3]] for i in range(20)]
+    (folder / "intents.json").write_text(json.dumps({"items": items}))
+    lengths = {"max_length": 32, "lengths": [32], "batches": [1, 4]}
+    config = {
+        "version": 1,
+        "encoders": {"bert": {"kind": "text", "model": str(source), "levels": [-20, 0], **lengths}},
+        "tasks": {"intent": {"encoder": "bert", "slo_ms": 5000, "data": {"path": "intents.json"}}},
+    }
+    (folder / "elastriton.yaml").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_build(tmp_path_factory: pytest.TempPathFactory, text_project: Path) -> Path:
+    """The build folder of the text project: profile.json and artifacts."""
+    from elastriton.generator.config import load_config
+    from elastriton.generator.profiler import profile
+
+    build = tmp_path_factory.mktemp("text-build")
+    config = load_config(text_project / "elastriton.yaml")
+    profile(config, text_project, build, budget_s=0.0, advance=lambda step: None)
+    return build

@@ -2,6 +2,9 @@
 
 A level gamma is a schedule. gamma < 0 merges tokens in every layer (ToMe, arXiv 2210.09461), gamma = 0 is the plain
 encoder, gamma > 0 adds gamma prompt tokens behind CLS (VPT, arXiv 2203.12119).
+
+All images of an encoder have equally many tokens, texts have not. For images -gamma is the number of tokens that each
+layer merges; for texts it is the percentage of the text's own tokens, so that a level means the same at every length.
 """
 
 from __future__ import annotations
@@ -10,10 +13,13 @@ from dataclasses import dataclass
 
 from elastriton.core.errors import ConfigError
 
+SPECIAL_TOKENS = 4
+"""So many tokens of a text never merge: CLS and its last three separators (a pair for RoBERTa has all four)."""
+
 
 @dataclass(frozen=True, slots=True)
 class TokenLevel:
-    """One operating point: `merge[i]` tokens are merged away in layer i, `prompts` tokens are added in front."""
+    """One operating point: layer i merges `merge[i]` tokens (of a text: per cent), `prompts` tokens stand in front."""
 
     gamma: int
     merge: tuple[int, ...] = ()
@@ -44,3 +50,15 @@ def token_counts(level: TokenLevel, tokens: int, depth: int, protected: int = 1)
         wanted = level.merge[layer] if layer < len(level.merge) else 0
         counts.append(counts[-1] - merged(counts[-1], wanted, protected))
     return tuple(counts)
+
+
+def merged_shares(level: TokenLevel, depth: int) -> tuple[int, ...]:
+    """Of a text: how many per cent of its tokens have gone before each layer, and behind the last: `depth + 1` numbers.
+
+    No layer merges more than half of what it has.
+    """
+    left = [100]
+    for layer in range(depth):
+        wanted = level.merge[layer] if layer < len(level.merge) else 0
+        left.append(max(left[-1] - wanted, (left[-1] + 1) // 2))
+    return tuple(100 - share for share in left)

@@ -44,8 +44,10 @@ class EncoderConfig(_Strict):
     def _check(self) -> EncoderConfig:
         if 0 not in self.levels:
             raise ValueError(f"levels {list(self.levels)} lack 0, the plain encoder")
-        if self.kind == "text" and self.levels != (0,):
-            raise ValueError(f"levels {list(self.levels)}: text encoders have only level 0 yet")
+        if self.kind == "text" and not all(-50 <= gamma <= 0 for gamma in self.levels):
+            raise ValueError(
+                f"levels {list(self.levels)}: text encoders take -50 to 0, the per cent of tokens that a layer merges"
+            )
         if self.kind == "text" and self.max_length not in self.lengths:
             raise ValueError(f"lengths {list(self.lengths)} must contain max_length {self.max_length}")
         return self

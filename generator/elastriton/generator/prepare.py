@@ -51,6 +51,9 @@ def _prepare(
 ) -> PreparedEncoder:
     model = load_vision(source) if encoder.kind == "vision" else load_text(source)
     levels = tuple(constant_level(gamma, model.depth) for gamma in sorted(encoder.levels))
+    if isinstance(model, TextModel):
+        for level in levels:
+            model.encoder.check(level)
     heads = {task_name: _head(task_name, task, model.head, base) for task_name, task in tasks.items()}
     most = max(head.prompt_count() for head, _ in heads.values())
     if max(encoder.levels) > most:

@@ -1,7 +1,7 @@
 """Token operations in torch: written once, run eagerly on a GPU and exported to ONNX for the CPU.
 
 A function decides and returns the function that applies the decision, as in ToMe (arXiv 2210.09461). All shapes are
-static for a given number of tokens, so that each level is one graph.
+static for a given number of tokens, so that each level is one graph; what differs from text to text is data.
 """
 
 from __future__ import annotations
@@ -54,6 +54,33 @@ def bipartite_soft_matching(metric: Tensor, r: int, protected: int = 1) -> Merge
     return merge
 
 
+def masked_soft_matching(metric: Tensor, real: Tensor, mergeable: Tensor, r: Tensor, slots: int) -> Merge:
+    """`bipartite_soft_matching` for texts: with padding, protected tokens anywhere, and a number of merges per sample.
+
+    `real` and `mergeable` bool [batch, n] say which tokens are no padding, and which of these may merge; `r` [batch] is
+    at most half of a sample's mergeable ones. Sources and targets alternate among the mergeable tokens alone, so that
+    neither padding nor the other samples matter. The result maps [batch, n, c] -> [batch, slots, c], each sample in the
+    order: protected, unmerged sources, targets, and zeros in the slots that it does not fill.
+    """
+    rank = mergeable.to(torch.int64).cumsum(dim=-1) - 1
+    odd = rank % 2 == 1
+    sources, targets = mergeable & odd, mergeable & ~odd
+    unit = F.normalize(metric, dim=-1)
+    similarity = unit @ unit.transpose(-1, -2)
+    best, nearest = similarity.masked_fill(~targets[:, None, :], -2.0).max(dim=-1)  # both [batch, n]
+    order = best.masked_fill(~sources, -3.0).argsort(dim=-1, descending=True)
+    merges = order.argsort(dim=-1) < r[:, None]
+
+    protected, kept = (real & ~mergeable).to(torch.int64), (sources & ~merges).to(torch.int64)
+    behind = protected.sum(dim=-1, keepdim=True)
+    slot = torch.where(targets, behind + kept.sum(dim=-1, keepdim=True) + rank // 2, behind + kept.cumsum(dim=-1) - 1)
+    slot = torch.where(protected > 0, protected.cumsum(dim=-1) - 1, slot)
+    slot = torch.where(merges, slot.gather(-1, nearest), slot)
+    slot = torch.where(real, slot, -1)
+    gather = (slot[:, None, :] == torch.arange(slots, device=slot.device)[:, None]).to(metric.dtype)
+    return lambda x: gather @ x
+
+
 def _split(x: Tensor, protected: int) -> tuple[Tensor, Tensor]:
     """The tokens behind the protected ones, by the parity of their position in the whole sequence."""
     first_even = protected + protected % 2
@@ -62,9 +89,12 @@ def _split(x: Tensor, protected: int) -> tuple[Tensor, Tensor]:
 
 
 def merge_weighted(merge: Merge, x: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of merged tokens, weighted by how many patches each stands for: `x` [b, n, c] and `size` [b, n, 1]."""
+    """The mean of merged tokens, weighted by how many tokens each stands for: `x` [b, n, c] and `size` [b, n, 1].
+
+    Sizes are 1 or more; an empty slot has size 0 and stays zero.
+    """
     total = merge(size)
-    return merge(x * size) / total, total
+    return merge(x * size) / total.clamp(min=1), total
 
 
 def add_prompts(x: Tensor, prompts: Tensor, prefix: int = 1) -> Tensor:

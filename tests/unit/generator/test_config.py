@@ -79,11 +79,20 @@ def test_all_mistakes_at_once(tmp_path: Path) -> None:
         load_config(write(tmp_path, config))
 
 
-def test_text_encoders_have_only_the_plain_level(tmp_path: Path) -> None:
-    text = {"kind": "text", "model": "m", "levels": [-2, 0]}
-    config = {"version": 1, "encoders": {"bert": text}, "tasks": {"t": {"encoder": "bert", "slo_ms": 1}}}
-    with pytest.raises(ConfigError, match="only level 0"):
-        load_config(write(tmp_path, config))
+def text_levels(levels: list[int]) -> dict[str, Any]:
+    text = {"kind": "text", "model": "m", "levels": levels}
+    return {"version": 1, "encoders": {"bert": text}, "tasks": {"t": {"encoder": "bert", "slo_ms": 1}}}
+
+
+def test_text_encoders_have_merging_levels(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, text_levels([-50, -8, 0])))
+    assert config.encoders["bert"].levels == (-50, -8, 0)
+
+
+@pytest.mark.parametrize("levels", [[-51, 0], [-8, 0, 4]])
+def test_text_encoders_have_no_prompts_and_merge_at_most_half(tmp_path: Path, levels: list[int]) -> None:
+    with pytest.raises(ConfigError, match="text encoders take -50 to 0, the per cent of tokens that a layer merges"):
+        load_config(write(tmp_path, text_levels(levels)))
 
 
 def test_no_file_and_no_yaml(tmp_path: Path) -> None:
