@@ -58,6 +58,10 @@ class DataConfig(_Strict):
     samples: Count = 2000
     fit_share: Annotated[float, Field(gt=0, lt=1)] = 0.3
 
+    def n_fit(self, n: int) -> int:
+        """How many of `n` samples, the first ones, things are fitted or chosen on; the others judge."""
+        return max(1, int(n * self.fit_share))
+
 
 class CascadeConfig(_Strict):
     """A small model in front of the task's encoder; its early answers may cost `max_drop` accuracy (0.01 = 1 point)."""

@@ -1,6 +1,6 @@
 """Accuracy of a task at every level, and the trade-off of its cascade, on held-out labelled data.
 
-The first `fit_share` of the samples fits temperatures; accuracies and operating points come from the others alone.
+The first samples, a share of `fit_share`, fit temperatures; accuracies and operating points come from the others alone.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from elastriton.core.cascade import Operating, sweep
 from elastriton.core.confidence import IntArray, fit_temperature, softmax
@@ -55,9 +56,14 @@ Collate = Callable[[Sequence[int]], Arrays]
 
 def image_batches(task: str, data: Labelled, image: ImageSpec) -> tuple[Collate, Sequence[int]]:
     """How to make a batch of some images, and the order to run them in."""
-    plan = DecoderPlan(task, image)
-    pixels = [_check(decode_image, number, encoded, plan) for number, encoded in enumerate(data.images)]
+    pixels = image_pixels(task, data, image)
     return (lambda indices: {"pixels": np.stack([pixels[index] for index in indices])}), range(len(pixels))
+
+
+def image_pixels(task: str, data: Labelled, image: ImageSpec) -> list[NDArray[np.uint8]]:
+    """The images as the encoder takes them, uint8 [height, width, 3]. Raises ConfigError for one that is none."""
+    plan = DecoderPlan(task, image)
+    return [_check(decode_image, number, encoded, plan) for number, encoded in enumerate(data.images)]
 
 
 def text_batches(data: Labelled, tokenizer_folder: Path, max_length: int, inputs: int) -> tuple[Collate, Sequence[int]]:
@@ -73,10 +79,10 @@ def evaluate(
     task: str,
     batches: tuple[Collate, Sequence[int]],
     numbers: IntArray,
-    fit_share: float,
+    n_fit: int,
     advance: Advance,
 ) -> Evaluation:
-    """Run the data of a task at every level that the task has."""
+    """Run the data of a task at every level that the task has; the first `n_fit` samples are the fit part."""
     collate, order = batches
     if len(order) == 0:
         raise ConfigError(f"task {task}: the data holds no samples of this kind")
@@ -85,7 +91,7 @@ def evaluate(
         if executor.heads[task].has_prompts(level.prompts):
             logits[gamma] = all_logits(executor, task, gamma, order, collate)
         advance(f"accuracy of {task} at level {gamma}")
-    return Evaluation(logits, numbers, max(1, int(len(order) * fit_share)))
+    return Evaluation(logits, numbers, n_fit)
 
 
 def trade_off(small: Evaluation, large: Evaluation) -> tuple[float, tuple[Operating, ...]]:

@@ -51,7 +51,7 @@ def _prepare(
 ) -> PreparedEncoder:
     model = load_vision(source) if encoder.kind == "vision" else load_text(source)
     levels = tuple(constant_level(gamma, model.depth) for gamma in sorted(encoder.levels))
-    heads = {task_name: _head(task_name, task, model.head, base) for task_name, task in tasks.items()}
+    heads = {task_name: task_head(task_name, task, model.head, base) for task_name, task in tasks.items()}
     most = max(head.prompt_count() for head, _ in heads.values())
     if max(encoder.levels) > most:
         raise ConfigError(f"encoder {name} has level {max(encoder.levels)}, but no task has more than {most} prompts")
@@ -98,7 +98,7 @@ def prepare_small(task_name: str, model: str, labels: tuple[str, ...], base: Pat
     return _artifact(folder, artifacts)
 
 
-def _head(name: str, task: TaskConfig, own: Head | None, base: Path) -> tuple[TaskHead, tuple[str, ...]]:
+def task_head(name: str, task: TaskConfig, own: Head | None, base: Path) -> tuple[TaskHead, tuple[str, ...]]:
     """The head of a task (its own file's, else the model's) with its prompts, and the labels in its order."""
     if task.head is not None:
         tensors = load_file(base / task.head)

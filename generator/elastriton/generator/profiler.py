@@ -117,8 +117,8 @@ class _TaskMeasurement:
             batches = image_batches(self.name, data, plan.image)
         elif tokenizer is not None and plan.text is not None:
             batches = text_batches(data, tokenizer, plan.text.max_length, self.task.inputs)
-        fit_share = self.task.data.fit_share if self.task.data else 0.3
-        return evaluate(executor, self.name, batches, label_numbers(data, self.labels), fit_share, advance)
+        n_fit = self.task.data.n_fit(len(data)) if self.task.data else 0
+        return evaluate(executor, self.name, batches, label_numbers(data, self.labels), n_fit, advance)
 
     def _cascade(self, data: Labelled, large: Evaluation, budget_s: float, advance: Advance) -> CascadeProfile | None:
         cascade = self.task.cascade
