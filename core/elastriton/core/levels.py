@@ -13,11 +13,15 @@ from elastriton.core.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class TokenLevel:
-    """One operating point: `merge[i]` tokens are merged away in layer i, `prompts` tokens are added in front."""
+    """One operating point: `merge[i]` tokens are merged away in layer i, `prompts` tokens are added in front.
+
+    A merged token is the weighted mean of its parts (ToMe); with `keep_norm` it is as long as the longest of them.
+    """
 
     gamma: int
     merge: tuple[int, ...] = ()
     prompts: int = 0
+    keep_norm: bool = False
 
     def __post_init__(self) -> None:
         """Raises ConfigError where the sign of gamma and the schedule disagree."""
@@ -44,3 +48,18 @@ def token_counts(level: TokenLevel, tokens: int, depth: int, protected: int = 1)
         wanted = level.merge[layer] if layer < len(level.merge) else 0
         counts.append(counts[-1] - merged(counts[-1], wanted, protected))
     return tuple(counts)
+
+
+def flops(level: TokenLevel, tokens: int, depth: int, width: int, patch: int) -> float:
+    """Multiply-adds x 2 of one image in a vision transformer with MLPs of 4 x `width` and patches of `patch` pixels.
+
+    What the encoder must compute: the last block computes CLS alone, and merging counts nothing.
+    """
+    counts = token_counts(level, tokens, depth)
+    total = 6.0 * patch**2 * width * (tokens - 1)
+    for layer in range(depth):
+        enters, leaves = counts[layer], counts[layer + 1]
+        if layer == depth - 1:
+            return total + (4 * enters + 20) * width**2 + 4 * enters * width
+        total += (8 * enters + 16 * leaves) * width**2 + 4 * enters**2 * width
+    return total

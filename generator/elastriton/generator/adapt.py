@@ -1,9 +1,9 @@
 """What `elastriton tune` trains on a frozen encoder: a task's prompts, and the control that prompts must beat.
 
-Prompts (VPT, arXiv 2203.12119) are nested: each step uses a random number of the first ones, so that every prefix works
-and one file serves every level gamma > 0 (as in matryoshka representations, arXiv 2205.13147). The control is a low-rank
-change of every block's qkv projection (LoRA, arXiv 2106.09685). Merged into the weights it costs nothing when serving;
-but it changes the encoder for all of its tasks, which prompts do not.
+Prompts (VPT, arXiv 2203.12119) are nested: each step uses a random number of the first ones, so that every prefix
+works and one file serves every level gamma > 0 (as in matryoshka representations, arXiv 2205.13147). The control is a
+low-rank change of every block's qkv projection (LoRA, arXiv 2106.09685). Merged into the weights it costs nothing when
+serving; but it changes the encoder for all of its tasks, which prompts do not.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def train_prompts(
 
     def forward(pixels: Tensor) -> Tensor:
         prefix = 1 + int(torch.randint(count, (), generator=generator))
-        return model(pixels, prompts[:, :prefix])
+        logits: Tensor = model(pixels, prompts[:, :prefix])
+        return logits
 
     losses = _train(forward, [prompts], samples, training, generator, lambda step: advance(f"prompts, {step}"))
     return prompts.detach(), losses

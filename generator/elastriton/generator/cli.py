@@ -56,7 +56,9 @@ def tune(
     task: Annotated[str, Option(help="The vision task whose prompts to train.")],
     config: ConfigPath = Path("elastriton.yaml"),
     data: Annotated[Path | None, Option(help="Train on these labelled images, not on the task's fit part.")] = None,
-    output: Annotated[Path | None, Option(help="The file to write; by default the one the task's `prompts` names.")] = None,
+    output: Annotated[
+        Path | None, Option(help="The file to write; by default the one the task's `prompts` names.")
+    ] = None,
     shallow: Annotated[bool, Option("--shallow", help="Prompts before the first layer only, not before each.")] = False,
     epochs: Annotated[int, Option(min=1)] = 5,
     minutes: Annotated[float, Option(min=0.01, help="At most, for the prompts and for the control each.")] = 10.0,
@@ -75,7 +77,9 @@ def tune(
     file = prompts_file(task, settings, config.parent, output)
     training = Training(epochs=epochs, minutes=minutes, learning_rate=learning_rate, seed=settings.seed)
     with steps("tune") as advance:
-        result = run(task, settings, config.parent, file, data=data, shallow=shallow, training=training, advance=advance)
+        result = run(
+            task, settings, config.parent, file, data=data, shallow=shallow, training=training, advance=advance
+        )
     show_tuning(result)
     typer.echo(f"wrote {file}")
     if json_file is not None:

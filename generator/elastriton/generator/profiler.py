@@ -40,8 +40,7 @@ def profile(config: Config, base: Path, output: Path, *, budget_s: float, advanc
     encoders: dict[str, EncoderProfile] = {}
     tasks: dict[str, TaskProfile] = {}
     for name, encoder in config.encoders.items():
-        advance(f"export of {name}")
-        prepared = prepare_encoder(name, config, base, output)
+        prepared = prepare_encoder(name, config, base, output, advance)
         executor = load_executor(prepared.plan, output)
         lengths = (prepared.tokens,) if encoder.kind == "vision" else _up_to(encoder.lengths, encoder.max_length)
         any_task = max(executor.heads, key=lambda task: executor.heads[task].prompt_count())

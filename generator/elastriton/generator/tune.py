@@ -7,7 +7,6 @@ prompts are not worth theirs (adapt.py says what both are).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +78,7 @@ def tune(
     save_file({"prompts": prompts.half().contiguous()}, output)
     stored = load_file(output)["prompts"].float()
     advance("judging the prompts")
-    accuracies = tuple(_accuracy(gamma, lambda x, n=gamma: model(x, stored[:, :n]), held_out) for gamma in gammas)
+    accuracies = tuple(_accuracy(gamma, model, held_out, stored[:, :gamma]) for gamma in gammas)
     rank = max(1, round(prompts.numel() / (4 * model.width * model.depth)))
     trained, control_losses = train_low_rank(model, rank, fit, training, advance)
     control = Trained(trained, len(control_losses), (_accuracy(0, model, held_out),))
@@ -137,6 +136,6 @@ def _samples(name: str, data: Labelled, image: ImageSpec, labels: tuple[str, ...
 
 
 @torch.inference_mode()
-def _accuracy(gamma: int, forward: Callable[[Tensor], Tensor], samples: Samples) -> Accuracy:
-    predicted = torch.cat([forward(pixels).argmax(dim=1) for pixels in samples.pixels.split(CHUNK)])
+def _accuracy(gamma: int, model: TunableModel, samples: Samples, prompts: Tensor | None = None) -> Accuracy:
+    predicted = torch.cat([model(pixels, prompts).argmax(dim=1) for pixels in samples.pixels.split(CHUNK)])
     return Accuracy.of(gamma, int((predicted == samples.numbers).sum()), len(predicted))

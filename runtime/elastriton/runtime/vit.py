@@ -21,7 +21,8 @@ class ElasticViT(nn.Module):
     - the level is an argument of `forward`, nothing in the timm model is patched;
     - pixels are normalised here, so that bytes travel and not floats;
     - merging levels: after each block's attention the schedule's number of tokens is merged, by the similarity of keys,
-      and attention is proportional to token size (ToMe, arXiv 2210.09461);
+      and attention is proportional to token size (ToMe, arXiv 2210.09461); where the level says so, merged tokens keep
+      the length of their longest part (MLERP, arXiv 2312.01026);
     - prompted levels: prompts stand behind the prefix tokens and are replaced before each block that has its own
       (VPT, arXiv 2203.12119);
     - the plain and prompted levels run timm's own blocks, untouched;
@@ -61,7 +62,7 @@ class ElasticViT(nn.Module):
         """
         x = self.embed(pixels)
         if level.gamma < 0:
-            return self.pool(*self._merging(x, level.merge))
+            return self.pool(*self._merging(x, level))
         if level.gamma > 0:
             if prompts is None:
                 raise ConfigError(f"level {level.gamma} needs prompts")
@@ -95,15 +96,16 @@ class ElasticViT(nn.Module):
                 x = block(x)
         return x
 
-    def _merging(self, x: Tensor, schedule: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
+    def _merging(self, x: Tensor, level: TokenLevel) -> tuple[Tensor, Tensor | None]:
         """The tokens that enter the last block and the logarithm of their sizes; what it would merge, nobody reads."""
         size = x.new_ones(x.shape[0], x.shape[1], 1)
         log_size: Tensor | None = None
-        for block, r in zip(self.vit.blocks[:-1], schedule[:-1], strict=True):
+        for block, r in zip(self.vit.blocks[:-1], level.merge[:-1], strict=True):
             attended, keys = attend(block.attn, block.norm1(x), log_size)
             x = x + block.drop_path1(block.ls1(attended))
             if r > 0:
-                x, size = merge_weighted(bipartite_soft_matching(keys, r, self.prefix), x, size)
+                matching = bipartite_soft_matching(keys, r, self.prefix)
+                x, size = merge_weighted(matching, x, size, level.keep_norm)
                 log_size = size.log()
             x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
         return x, log_size

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from elastriton.core.errors import ConfigError
-from elastriton.core.levels import TokenLevel, constant_level, merged, token_counts
+from elastriton.core.levels import TokenLevel, constant_level, flops, merged, token_counts
 
 
 def test_a_layer_merges_at_most_half_of_its_unprotected_tokens() -> None:
@@ -56,3 +56,13 @@ def test_constant_levels() -> None:
     assert constant_level(-4, 3) == TokenLevel(-4, (4, 4, 4))
     assert constant_level(0, 3) == TokenLevel(0)
     assert constant_level(4, 3) == TokenLevel(4, prompts=4)
+
+
+def test_flops_of_a_published_model_and_of_its_levels() -> None:
+    shape = {"tokens": 197, "depth": 12, "width": 768, "patch": 16}
+    plain = flops(TokenLevel(0), **shape)
+    assert plain / 2e9 == pytest.approx(17.5 * 0.93, rel=0.01)  # ViT-B/16, less 7 % for CLS alone in the last block
+    ratios = [flops(constant_level(gamma, 12), **shape) / plain for gamma in (-16, -8, 4)]
+    assert ratios == sorted(ratios)
+    assert ratios[0] < 0.55
+    assert ratios[2] > 1.0

@@ -134,7 +134,7 @@ def test_the_command_writes_prompts_that_prepare_loads(tmp_path: Path, project: 
     settings = load_config(config)
     encoder = settings.encoders["vit"].model_copy(update={"levels": (0, 4)})
     prepared = prepare_encoder(
-        "vit", settings.model_copy(update={"encoders": {"vit": encoder}}), tmp_path, tmp_path / "build"
+        "vit", settings.model_copy(update={"encoders": {"vit": encoder}}), tmp_path, tmp_path / "build", silent
     )
     assert prepared.plan.levels == (TokenLevel(0), TokenLevel(4, prompts=4))
 
