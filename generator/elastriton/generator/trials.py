@@ -28,7 +28,7 @@ from elastriton.runtime.onnx_encoder import OnnxEncoder
 
 MOST_SAMPLES = 600
 CHUNK = 50
-CELL_S = 1.0
+CELL_S = 0.5
 LARGE_BATCH = 8
 
 Heads = dict[str, tuple[TaskHead, tuple[str, ...]]]
@@ -100,8 +100,9 @@ def judge(model: VisionModel, parts: Sequence[FitPart]) -> Judge:
 
 
 def timer(model: VisionModel, encoder: EncoderConfig, advance: Advance) -> Timer:
-    """Exports levels into a scratch folder and times them in turns, for every configured batch from 8 up."""
-    batches = [batch for batch in encoder.batches if batch >= LARGE_BATCH] or [max(encoder.batches)]
+    """Exports levels into a scratch folder and times them in turns, at the smallest batch from 8 up and the largest."""
+    large = [batch for batch in encoder.batches if batch >= LARGE_BATCH] or encoder.batches
+    batches = sorted({min(large), max(large)})
     head = TaskHead("none", np.zeros((1, model.width), np.float32), np.zeros(1, np.float32))
 
     def times_ms(levels: Sequence[TokenLevel]) -> list[tuple[float, ...]]:
