@@ -19,11 +19,15 @@ SPECIAL_TOKENS = 4
 
 @dataclass(frozen=True, slots=True)
 class TokenLevel:
-    """One operating point: layer i merges `merge[i]` tokens (of a text: per cent), `prompts` tokens stand in front."""
+    """One operating point: layer i merges `merge[i]` tokens (of a text: per cent), `prompts` tokens stand in front.
+
+    A merged token is the weighted mean of its parts (ToMe); with `keep_norm` it is as long as the longest of them.
+    """
 
     gamma: int
     merge: tuple[int, ...] = ()
     prompts: int = 0
+    keep_norm: bool = False
 
     def __post_init__(self) -> None:
         """Raises ConfigError where the sign of gamma and the schedule disagree."""
@@ -62,3 +66,18 @@ def merged_shares(level: TokenLevel, depth: int) -> tuple[int, ...]:
         wanted = level.merge[layer] if layer < len(level.merge) else 0
         left.append(max(left[-1] - wanted, (left[-1] + 1) // 2))
     return tuple(100 - share for share in left)
+
+
+def flops(level: TokenLevel, tokens: int, depth: int, width: int, patch: int) -> float:
+    """Multiply-adds x 2 of one image in a vision transformer with MLPs of 4 x `width` and patches of `patch` pixels.
+
+    What the encoder must compute: the last block computes CLS alone, and merging counts nothing.
+    """
+    counts = token_counts(level, tokens, depth)
+    total = 6.0 * patch**2 * width * (tokens - 1)
+    for layer in range(depth):
+        enters, leaves = counts[layer], counts[layer + 1]
+        if layer == depth - 1:
+            return total + (4 * enters + 20) * width**2 + 4 * enters * width
+        total += (8 * enters + 16 * leaves) * width**2 + 4 * enters**2 * width
+    return total

@@ -29,6 +29,8 @@ class EncoderConfig(_Strict):
     """One resident encoder: a timm or Hugging Face id or local folder, and the grid to measure it on.
 
     `instances` of it run side by side as one pool: on a CPU they share the cores, on GPUs there are as many per device.
+    A level -r takes the time of r tokens merged in every layer, and with `schedule: constant` it is just that; `search`
+    looks for the lists of numbers that lose least in that time (generator/schedules.py).
     """
 
     kind: Literal["vision", "text"]
@@ -36,6 +38,7 @@ class EncoderConfig(_Strict):
     runtime: Literal["onnxruntime", "torch"] = "onnxruntime"
     instances: Annotated[int, Field(ge=1, le=64)] = 1
     levels: tuple[int, ...] = (0,)
+    schedule: Literal["constant", "search"] = "constant"
     batches: tuple[Count, ...] = (1, 2, 4, 8, 16, 32)
     max_length: Annotated[int, Field(ge=2, le=512)] = 128
     lengths: tuple[Annotated[int, Field(ge=2)], ...] = (16, 32, 64, 128)
@@ -48,6 +51,8 @@ class EncoderConfig(_Strict):
             raise ValueError(
                 f"levels {list(self.levels)}: text encoders take -50 to 0, the per cent of tokens that a layer merges"
             )
+        if self.schedule == "search" and (self.kind != "vision" or self.runtime != "onnxruntime"):
+            raise ValueError("schedule 'search' is for vision encoders in onnxruntime; use 'constant'")
         if self.kind == "text" and self.max_length not in self.lengths:
             raise ValueError(f"lengths {list(self.lengths)} must contain max_length {self.max_length}")
         return self
@@ -59,6 +64,10 @@ class DataConfig(_Strict):
     path: str
     samples: Count = 2000
     fit_share: Annotated[float, Field(gt=0, lt=1)] = 0.3
+
+    def n_fit(self, n: int) -> int:
+        """How many of `n` samples, the first ones, things are fitted or chosen on; the others judge."""
+        return max(1, int(n * self.fit_share))
 
 
 class AuditConfig(_Strict):

@@ -52,9 +52,14 @@ Collate = Callable[[Sequence[int]], Arrays]
 
 def image_batches(task: str, data: Labelled, image: ImageSpec) -> tuple[Collate, Sequence[int]]:
     """How to make a batch of some images, and the order to run them in."""
-    plan = DecoderPlan(task, image)
-    pixels = [_check(decode_image, number, encoded, plan) for number, encoded in enumerate(data.images)]
+    pixels = image_pixels(task, data, image)
     return (lambda indices: {"pixels": np.stack([pixels[index] for index in indices])}), range(len(pixels))
+
+
+def image_pixels(task: str, data: Labelled, image: ImageSpec) -> list[NDArray[np.uint8]]:
+    """The images as the encoder takes them, uint8 [height, width, 3]. Raises ConfigError for one that is none."""
+    plan = DecoderPlan(task, image)
+    return [_check(decode_image, number, encoded, plan) for number, encoded in enumerate(data.images)]
 
 
 def text_batches(data: Labelled, tokenizer_folder: Path, max_length: int, inputs: int) -> tuple[Collate, Sequence[int]]:

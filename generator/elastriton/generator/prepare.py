@@ -23,6 +23,8 @@ from elastriton.core.profile import Artifact, ImageSpec, TextSpec, digest
 from elastriton.generator.config import Config, EncoderConfig, TaskConfig, resolve
 from elastriton.generator.export import export_text, export_vision
 from elastriton.generator.lora import whole_model
+from elastriton.generator.measure import Advance
+from elastriton.generator.trials import searched
 from elastriton.runtime.graphs import TOKENIZER_FILE, TORCH_FOLDER
 from elastriton.runtime.heads import Floats, TaskHead, save_head
 from elastriton.runtime.models import Head, TextModel, VisionModel, load_text, load_vision
@@ -38,26 +40,35 @@ class PreparedEncoder:
     tokenizer: Artifact | None
 
 
-def prepare_encoder(name: str, config: Config, base: Path, artifacts: Path) -> PreparedEncoder:
+def prepare_encoder(name: str, config: Config, base: Path, artifacts: Path, advance: Advance) -> PreparedEncoder:
     """Load and export one encoder and the heads of its tasks. Raises ConfigError where they do not fit together."""
     encoder = config.encoders[name]
     tasks = {task_name: task for task_name, task in config.tasks.items() if task.encoder == name}
     with whole_model(resolve(encoder.model, base)) as source:
-        return _prepare(name, encoder, tasks, source, base, artifacts)
+        return _prepare(name, encoder, tasks, source, base, artifacts, advance)
 
 
 def _prepare(
-    name: str, encoder: EncoderConfig, tasks: dict[str, TaskConfig], source: str, base: Path, artifacts: Path
+    name: str,
+    encoder: EncoderConfig,
+    tasks: dict[str, TaskConfig],
+    source: str,
+    base: Path,
+    artifacts: Path,
+    advance: Advance,
 ) -> PreparedEncoder:
     model = load_vision(source) if encoder.kind == "vision" else load_text(source)
     levels = tuple(constant_level(gamma, model.depth) for gamma in sorted(encoder.levels))
     if isinstance(model, TextModel):
         for level in levels:
             model.encoder.check(level)
-    heads = {task_name: _head(task_name, task, model.head, base) for task_name, task in tasks.items()}
+    heads = {task_name: task_head(task_name, task, model.head, base) for task_name, task in tasks.items()}
     most = max(head.prompt_count() for head, _ in heads.values())
     if max(encoder.levels) > most:
         raise ConfigError(f"encoder {name} has level {max(encoder.levels)}, but no task has more than {most} prompts")
+    if isinstance(model, VisionModel) and encoder.schedule == "search" and min(encoder.levels) < 0:
+        levels = searched(name, levels, model, encoder, tasks, heads, base, advance)
+    advance(f"export of {name}")
     folder = _fresh(artifacts / name)
     if encoder.runtime == "torch":
         _copy_model(source, folder / TORCH_FOLDER)
@@ -117,7 +128,7 @@ def prepare_small(
     return PreparedSmall(folder, None, small.max_length)
 
 
-def _head(name: str, task: TaskConfig, own: Head | None, base: Path) -> tuple[TaskHead, tuple[str, ...]]:
+def task_head(name: str, task: TaskConfig, own: Head | None, base: Path) -> tuple[TaskHead, tuple[str, ...]]:
     """The head of a task (its own file's, else the model's) with its prompts, and the labels in its order."""
     if task.head is not None:
         tensors = load_file(base / task.head)

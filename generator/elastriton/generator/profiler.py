@@ -36,8 +36,7 @@ def profile(config: Config, base: Path, output: Path, *, budget_s: float, advanc
     encoders: dict[str, EncoderProfile] = {}
     tasks: dict[str, TaskProfile] = {}
     for name, encoder in config.encoders.items():
-        advance(f"export of {name}")
-        prepared = prepare_encoder(name, config, base, output)
+        prepared = prepare_encoder(name, config, base, output, advance)
         executor = load_executor(prepared.plan, output)
         lengths = (prepared.tokens,) if encoder.kind == "vision" else _up_to(encoder.lengths, encoder.max_length)
         any_task = max(executor.heads, key=lambda task: executor.heads[task].prompt_count())
@@ -94,7 +93,7 @@ class _TaskMeasurement:
             return result
         data = load_data(self.base / task.data.path).part(0, task.data.samples)
         truth: NDArray[Any] = values(data) if task.objective == "regression" else label_numbers(data, self.labels)
-        n_fit = max(1, int(len(data) * task.data.fit_share))
+        n_fit = task.data.n_fit(len(data))
         evaluation = evaluate(self.executor, self.name, self._batches(data), truth, n_fit, advance)
         result = replace(result, n_fit=n_fit)
         if task.objective == "classification":

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from elastriton.core.errors import ConfigError
-from elastriton.core.levels import TokenLevel, constant_level, merged, merged_shares, token_counts
+from elastriton.core.levels import TokenLevel, constant_level, flops, merged, merged_shares, token_counts
 
 
 def test_a_layer_merges_at_most_half_of_its_unprotected_tokens() -> None:
@@ -68,3 +68,13 @@ def test_the_shares_of_a_text_follow_the_schedule_and_no_layer_merges_more_than_
     for gamma in range(-99, 0):
         left = [100 - share for share in merged_shares(constant_level(gamma, 12), 12)]
         assert all(after <= before <= 2 * after for before, after in pairwise(left))
+
+
+def test_flops_of_a_published_model_and_of_its_levels() -> None:
+    shape = {"tokens": 197, "depth": 12, "width": 768, "patch": 16}
+    plain = flops(TokenLevel(0), **shape)
+    assert plain / 2e9 == pytest.approx(17.5 * 0.93, rel=0.01)  # ViT-B/16, less 7 % for CLS alone in the last block
+    ratios = [flops(constant_level(gamma, 12), **shape) / plain for gamma in (-16, -8, 4)]
+    assert ratios == sorted(ratios)
+    assert ratios[0] < 0.55
+    assert ratios[2] > 1.0

@@ -82,4 +82,4 @@ def test_another_architecture_is_refused_when_levels_are_configured(text_project
     config["encoders"]["bert"]["model"] = "model"
     (tmp_path / "elastriton.yaml").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match="DistilBertForSequenceClassification has only level 0"):
-        prepare_encoder("bert", load_config(tmp_path / "elastriton.yaml"), tmp_path, tmp_path / "build")
+        prepare_encoder("bert", load_config(tmp_path / "elastriton.yaml"), tmp_path, tmp_path / "build", print)

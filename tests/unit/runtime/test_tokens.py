@@ -133,6 +133,31 @@ def test_weighted_merging_conserves_mass_and_is_a_mean(protected: int) -> None:
     torch.testing.assert_close(out, merge(x * size) / merge(size))
 
 
+@pytest.mark.parametrize("protected", [0, 1, 5])
+def test_merged_tokens_are_as_long_as_the_longest_of_their_parts(protected: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 21, 6, generator=generator, dtype=torch.float64)
+    size = 1 + torch.rand(3, 21, 1, generator=generator, dtype=torch.float64)
+    merge = bipartite_soft_matching(torch.randn(3, 21, 4, generator=generator, dtype=torch.float64), 7, protected)
+    mean, total = merge_weighted(merge, x, size)
+    out, same_total = merge_weighted(merge, x, size, keep_norm=True)
+    torch.testing.assert_close(same_total, total)
+    torch.testing.assert_close(torch.cosine_similarity(out, mean, dim=-1), torch.ones(3, 14, dtype=torch.float64))
+    members = merge(torch.eye(21, dtype=torch.float64).expand(3, 21, 21)) > 0
+    for lengths, rows, parts in zip(out.norm(dim=-1), members, x.norm(dim=-1), strict=True):
+        for length, row in zip(lengths, rows, strict=True):
+            torch.testing.assert_close(length, parts[row].max())
+    alone = members.sum(dim=-1) == 1
+    torch.testing.assert_close(out[alone], mean[alone])
+
+
+def test_parts_that_cancel_give_no_infinite_token() -> None:
+    x = torch.tensor([[[0.0], [1.0], [-1.0]]])
+    merge = bipartite_soft_matching(torch.ones(1, 3, 2), 1)
+    out, _ = merge_weighted(merge, x, torch.ones(1, 3, 1), keep_norm=True)
+    assert torch.isfinite(out).all()
+
+
 def test_prompts_stand_behind_the_prefix_and_are_replaced_there() -> None:
     x = torch.arange(5.0).reshape(1, 5, 1)
     first, second = torch.tensor([[[10.0], [11.0]]]), torch.tensor([[[20.0], [21.0]]])
