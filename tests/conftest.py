@@ -150,7 +150,7 @@ def tiny_project(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path, tiny_
                 "encoder": "bert",
                 "slo_ms": 5000,
                 "data": {"path": "intents.json", "samples": 30},
-                "cascade": {"models": [str(tiny_bert("small", layers=1))], "scales": [0.9], "floor": 1, **small},
+                "cascade": {"models": [str(tiny_bert("small", layers=1))], "keep_rates": [0.5], "floor": 1, **small},
             },
             "similarity": {
                 "encoder": "rater",
