@@ -150,7 +150,7 @@ def tiny_project(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path, tiny_
                 "encoder": "bert",
                 "slo_ms": 5000,
                 "data": {"path": "intents.json", "samples": 30},
-                "cascade": {"models": [str(tiny_bert("small", layers=1))], "scales": [0.9], "floor": 1, **small},
+                "cascade": {"models": [str(tiny_bert("small", layers=1))], "keep_rates": [0.5], "floor": 1, **small},
             },
             "similarity": {
                 "encoder": "rater",
@@ -168,16 +168,25 @@ def tiny_project(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path, tiny_
 
 @pytest.fixture(scope="session")
 def tiny_build(tmp_path_factory: pytest.TempPathFactory, tiny_project: Path) -> Path:
-    """The build folder of the tiny project: profile.json, plan.json and artifacts."""
+    """The build folder of the tiny project: profile.json, plan.json and artifacts.
+
+    Its cascades are given, and answer everything early: what is certified depends on what was measured.
+    """
+    from elastriton.core.planner import make_plan
+    from elastriton.core.promise import CascadeChoice
     from elastriton.core.records import dumps
     from elastriton.generator.config import load_config
-    from elastriton.generator.goals import plan_for
+    from elastriton.generator.goals import goals
     from elastriton.generator.profiler import profile
 
     build = tmp_path_factory.mktemp("build")
     config = load_config(tiny_project / "elastriton.yaml")
-    profile(config, tiny_project, build, budget_s=0.0, advance=lambda step: None)
-    (build / "plan.json").write_text(dumps(plan_for(config, build)))
+    measured = profile(config, tiny_project, build, budget_s=0.0, advance=lambda step: None)
+    choices = {
+        "intent": CascadeChoice("given", ((0, 0.0),)),
+        "similarity": CascadeChoice("given", ((0, -1e9),), score="uncertainty"),
+    }
+    (build / "plan.json").write_text(dumps(make_plan(measured, "", goals(config), choices)))
     return build
 
 
