@@ -184,7 +184,7 @@ class _Small:
         temperature = fit_temperature(logits[fit], truth[fit]) if classes else 1.0
         power = fit_power(logits[fit], truth[fit]) if classes else 2.0
         score: Score = self.config.score if classes else "uncertainty"
-        lost = losses(logits[behind], truth[behind], float(np.ptp(truth)) or 1.0)
+        lost = losses(logits[behind], truth[behind], float(np.ptp(truth[:n_fit])) or 1.0)
         return SmallProfile(
             artifact=Artifact(self.exported.folder.relative_to(self.output).as_posix(), digest(self.exported.folder)),
             model=self.model,
@@ -200,7 +200,7 @@ class _Small:
     def least_ms(self, large: Answers, profile: SmallProfile) -> float:
         """What this model could bring at best, judged on the fit part (see generator/search.py)."""
         setting, n = self.setting, self.setting.n_fit
-        spread = float(np.ptp(setting.truth)) or 1.0
+        spread = float(np.ptp(setting.truth[:n])) or 1.0
         logits, truth = self.answers().logits[:n], setting.truth[:n]
         read = np.isfinite(logits[:, 0])
         score: Score = self.config.score if setting.task.objective == "classification" else "uncertainty"

@@ -105,7 +105,7 @@ def choose_cascade(
                              f"a sample, the large model {large_ms:.1f} ms")  # fmt: skip
     promise = Promise(
         kind="max_drop" if config.max_drop is not None else "target_accuracy",
-        bound=bound(goal.config),
+        bound=bound(config),
         delta=config.delta,
         n=len(certify),
         p_value=p_values[len(passed) - 1],
@@ -163,11 +163,16 @@ def _why_not(goal: Goal, large: NDArray[np.float64], n: int) -> str:
             reason = f"no early return costs less than max_drop {config.max_drop:g} for sure; more labels may help"
         return f"large model alone: nothing could be certified with {n} labels; {reason}"
     error = float(large.mean())
-    needed = accuracy_needed(n, 1.0 - bound(goal.config), config.delta)
-    labels = labels_needed(error, bound(goal.config), config.delta)
+    if not goal.exact:
+        return (
+            f"large model alone: nothing could be certified with {n} labels; its mean loss is {error:.3f}, and "
+            f"{bound(config):g} is to be certified"
+        )
+    needed = accuracy_needed(n, 1.0 - bound(config), config.delta)
+    labels = labels_needed(error, bound(config), config.delta)
     return (
         f"large model alone: nothing could be certified with {n} labels; its accuracy is {1 - error:.3f}, and "
-        f"{'no accuracy' if needed is None else f'{needed:.3f}'} would certify {1 - bound(goal.config):g}; "
+        f"{'no accuracy' if needed is None else f'{needed:.3f}'} would certify {1 - bound(config):g}; "
         + ("no number of labels would" if labels is None else f"with {labels} labels it would")
     )
 

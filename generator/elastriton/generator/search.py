@@ -65,7 +65,7 @@ class Cascades:
         self.regression = task.objective == "regression"
         self.truth = cached.truth
         self.score: Score = "uncertainty" if self.regression else score
-        self.range = float(np.ptp(cached.truth)) or 1.0
+        self.range = float(np.ptp(cached.truth[: task.n_fit])) or 1.0
         large = LatencyTable(encoder.latency)
         self.large = self._values(cached.large, task.temperature)
         self.large_ms = item_ms(large, cached.large.tokens) + hop_ms
@@ -117,8 +117,9 @@ class Cascades:
                         yield Setting(chain, plain.thresholds, rule, weight)
 
     def _grid(self, sure: FloatArray, steps: int) -> FloatArray:
-        """Thresholds: quantiles of the confidences."""
-        return np.asarray(np.unique(np.quantile(sure[np.isfinite(sure)], np.linspace(0, 1, steps))))
+        """Thresholds: one below all confidences, and quantiles of them."""
+        quantiles = np.unique(np.quantile(sure[np.isfinite(sure)], np.linspace(0, 1, steps)))
+        return np.asarray([quantiles[0] - 1.0, *quantiles])
 
     def _weight(self, setting: Setting, fit: IntArray) -> float:
         """The small model's weight with the least log loss (regression: squared error) on re-routed samples."""
@@ -155,7 +156,7 @@ def hopeless(cached: Cached, config: CascadeConfig, n: int) -> bool:
     The large model is compared on pruned and whole texts (p < 0.01, one-sided normal test), as if all were re-routed.
     """
     (answers,) = cached.pruned.values()
-    spread = float(np.ptp(cached.truth)) or 1.0
+    spread = float(np.ptp(cached.truth[:n])) or 1.0
     whole, short = (losses(one.logits[:n], cached.truth[:n], spread) for one in (cached.large, answers))
     risk = short - whole if config.max_drop is not None else short
     return bool(risk.mean() - bound(config) > 2.33 * (risk.std() / np.sqrt(n) + 1e-9))

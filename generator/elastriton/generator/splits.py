@@ -48,9 +48,9 @@ def item_hash(item: Item) -> str:
     return hashlib.sha256(framed).hexdigest()
 
 
-def split_hash(items: Iterable[Item]) -> str:
-    """The SHA-256 of a split's items, in hex, whatever their order."""
-    return hashlib.sha256("".join(sorted(map(item_hash, items))).encode()).hexdigest()
+def split_hash(hashes: Iterable[str]) -> str:
+    """The SHA-256, in hex, of a split whose items have these `item_hash`es, whatever their order."""
+    return hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()
 
 
 def check_disjoint(hashes: Mapping[str, Iterable[str]]) -> None:

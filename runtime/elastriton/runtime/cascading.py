@@ -237,8 +237,7 @@ class CascadeService:
             return sample.row
         texts = [decoded(text, self._plan.max_bytes) for text in sample.row]
         short = shorten(texts, preparation.tokenizer.spans(texts), opinion.attention, rule)
-        if self._observer:
-            self._observer.shortened(short.words, short.kept)
+        self._note(lambda observer: observer.shortened(short.words, short.kept))
         return short.texts
 
     def _outputs(self, reading: Any, slo_ms: float, utility: float | None, request_id: str) -> Arrays:
@@ -259,10 +258,14 @@ class CascadeService:
 
     def _put(self, sample: Sample, result: Result) -> None:
         sample.parts.put(sample.index, result)
+        self._note(lambda observer: observer.answered(result.level, result.fallback))
+
+    def _note(self, what: Callable[[CascadeObserver], None]) -> None:
+        """Tell the observer; what counts answers must not spoil them."""
         if self._observer:
             try:
-                self._observer.answered(result.level, result.fallback)
-            except Exception:  # the answer is out; what counts it must not spoil the next one
+                what(self._observer)
+            except Exception:
                 _LOG.exception("an answer could not be counted")
 
     def _combine(self, results: Sequence[Result]) -> Arrays:
