@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cascade_data import TASKS, Item, Task, load_task, read_items, split, write_table
+from cascade_figures import figures
 
 from elastriton.core.errors import ConfigError
 from elastriton.generator.data import load_data
@@ -112,3 +114,24 @@ def test_a_task_with_one_file_splits_it(tmp_path: Path) -> None:
 def test_a_task_without_files_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no data of rte in .*; pass --data"):
         load_task("rte", tmp_path, seed=0)
+
+
+def test_matthews_is_that_of_the_formula() -> None:
+    truth, predicted = np.repeat([1, 1, 0, 0], [60, 10, 5, 25]), np.repeat([1, 0, 1, 0], [60, 10, 5, 25])
+    found = figures(np.eye(2)[predicted], truth)
+    assert (found["correct"], found["total"], found["accuracy"][0]) == (85, 100, 0.85)
+    matthews, low, high = found["matthews"]
+    assert matthews == pytest.approx((60 * 25 - 5 * 10) / (65 * 70 * 30 * 35) ** 0.5, abs=1e-4)
+    assert 0.4 < low < matthews < high < 0.9
+
+
+def test_a_constant_answer_correlates_with_nothing() -> None:
+    assert figures(np.eye(2)[np.ones(10, int)], np.arange(10) % 2)["matthews"] == [0.0, 0.0, 0.0]
+    assert "matthews" not in figures(np.eye(3), np.arange(3))
+
+
+def test_scores_are_judged_by_correlation() -> None:
+    truth = np.linspace(0.0, 5.0, 50)
+    found = figures(np.exp(truth)[:, None], truth)
+    assert found["spearman"] == [1.0, 1.0, 1.0]
+    assert 0.7 < found["pearson"][0] < 0.9
