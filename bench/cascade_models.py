@@ -126,7 +126,7 @@ def start_head(model: Any, tokens: Sequence[Tensor], y: Tensor, probed: bool) ->
 
     def objective() -> Tensor:
         optimiser.zero_grad()
-        value = functional.cross_entropy(model.classifier(features), y[:count])
+        value: Tensor = functional.cross_entropy(model.classifier(features), y[:count])
         value = value + PROBE_DECAY * model.classifier.weight.square().sum()
         value.backward()
         return value
