@@ -34,7 +34,6 @@ class Task:
     label: int
     held_out: int
     epochs: int
-    small_layers: int = 2
     names: tuple[str, ...] = ()  # of the labels 0 and 1, where the file has numbers
     header: bool = True
     regression: bool = False

@@ -89,7 +89,7 @@ def test_settings_are_all_chains_rules_and_thresholds(synthetic: Make) -> None:
     assert {setting.chain for setting in cascades(made).settings(fit, depth=1)} == {(0,), (1,), (2,)}
     sure = cascades(made).sure[0][fit]
     thresholds = {setting.thresholds[0] for setting in found if setting.chain == (0,)}
-    assert min(thresholds) == sure.min(), "some setting answers everything early"
+    assert min(thresholds) < sure.min(), "some setting answers everything early, whatever comes"
     assert max(thresholds) == sure.max()
     assert len(thresholds) > 20
 
