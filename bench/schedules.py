@@ -53,6 +53,7 @@ def main() -> None:
     constants = [constant_level(gamma, model.depth) for gamma in GAMMAS]
     found = searched("vit", constants, model, encoder, tasks, heads, arguments.build, announce)
     levels = [TokenLevel(0), *constants, *found]
+    announce("\n".join(f"level {level.gamma}: {level.merge}" for level in found))
     rows: list[dict[str, Any]] = [
         {"schedule": schedule, **asdict(level)}
         for schedule, level in zip(

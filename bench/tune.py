@@ -1,6 +1,6 @@
 """Prompts against a control with as many trained numbers that is merged and costs no tokens: bench/results/tune.json.
 
-    python bench/tune.py --minutes 5                    # EuroSAT, prompts in every layer: 2 x 5 minutes
+    python bench/tune.py --minutes 5                    # EuroSAT, prompts in every layer: about 2 x 5 minutes
     python bench/tune.py --task cifar10 --shallow       # another task or variant; the results are kept side by side
 
 `elastriton tune` on the demo's compact ViT: trained on the 10,000 training images of ../shared/data, judged on the test

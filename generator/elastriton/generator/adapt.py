@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -101,16 +101,22 @@ def train_prompts(
         logits: Tensor = model(pixels, prompts[:, :prefix])
         return logits
 
-    losses = _train(forward, [prompts], samples, training, generator, lambda step: advance(f"prompts, {step}"))
+    started_s, epoch_steps = time.monotonic(), math.ceil(len(samples.numbers) / training.batch)
+
+    def done(steps: int) -> float:
+        elapsed = (time.monotonic() - started_s) / (60.0 * training.minutes)
+        return max(elapsed, steps / (epoch_steps * training.epochs))
+
+    losses = _train(forward, [prompts], samples, training, done, generator, lambda step: advance(f"prompts, {step}"))
     return prompts.detach(), losses
 
 
 def train_low_rank(
-    model: TunableModel, rank: int, samples: Samples, training: Training, advance: Advance
+    model: TunableModel, rank: int, steps: int, samples: Samples, training: Training, advance: Advance
 ) -> tuple[int, list[float]]:
-    """Train a change of `rank` in every block's qkv projection and merge it; the numbers trained, the losses.
+    """Train a change of `rank` in every block's qkv projection for `steps`, and merge it.
 
-    The model's encoder holds the changed weights afterwards.
+    Returns how many numbers were trained, and the loss of every step. The model holds the changed weights afterwards.
     """
     generator = torch.Generator().manual_seed(training.seed)
     attentions = [block.attn for block in model.encoder.vit.blocks]
@@ -118,7 +124,15 @@ def train_low_rank(
     for attention, change in zip(attentions, changes, strict=True):
         attention.qkv = change
     trained = [parameter for change in changes for parameter in (change.down, change.up)]
-    losses = _train(model.by_blocks, trained, samples, training, generator, lambda step: advance(f"control, {step}"))
+    losses = _train(
+        model.by_blocks,
+        trained,
+        samples,
+        training,
+        lambda step: step / steps,
+        generator,
+        lambda step: advance(f"control, {step}"),
+    )
     for attention, change in zip(attentions, changes, strict=True):
         attention.qkv = change.merged()
     return sum(parameter.numel() for parameter in trained), losses
@@ -129,31 +143,31 @@ def _train(
     parameters: Sequence[nn.Parameter],
     samples: Samples,
     training: Training,
+    done: Callable[[int], float],
     generator: torch.Generator,
     advance: Advance,
 ) -> list[float]:
-    """AdamW on the cross-entropy with smoothed labels, until `epochs` or `minutes` are over; the loss of every step."""
+    """AdamW on the cross-entropy with smoothed labels, until the work is `done`, a share of steps; their losses."""
     optimiser = torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=0.0)
-    per_epoch = math.ceil(len(samples.numbers) / training.batch)
     losses: list[float] = []
-    started_s = time.monotonic()
-    for epoch in range(training.epochs):
-        order = torch.randperm(len(samples.numbers), generator=generator)
-        for step, index in enumerate(order.split(training.batch)):
-            elapsed = (time.monotonic() - started_s) / (60.0 * training.minutes)
-            done = max((epoch + step / per_epoch) / training.epochs, elapsed)
-            if done >= 1.0:
-                return losses
-            warm_up = min(1.0, (len(losses) + 1) / WARM_UP_STEPS)
-            optimiser.param_groups[0]["lr"] = training.learning_rate * warm_up * math.cos(math.pi / 2 * done) ** 2
-            logits = forward(shifted(samples.pixels[index], generator))
-            loss = F.cross_entropy(logits, samples.numbers[index], label_smoothing=0.1)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            losses.append(loss.item())
-            advance(f"epoch {epoch + 1} of {training.epochs}, loss {loss.item():.3f}")
+    for index in _batches(len(samples.numbers), training.batch, generator):
+        if (share := done(len(losses))) >= 1.0:
+            break
+        warm_up = min(1.0, (len(losses) + 1) / WARM_UP_STEPS)
+        optimiser.param_groups[0]["lr"] = training.learning_rate * warm_up * math.cos(math.pi / 2 * share) ** 2
+        logits = forward(shifted(samples.pixels[index], generator))
+        loss = F.cross_entropy(logits, samples.numbers[index], label_smoothing=0.1)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+        advance(f"step {len(losses)}, {share:.0%} done, loss {loss.item():.3f}")
     return losses
+
+
+def _batches(count: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
+    while True:
+        yield from torch.randperm(count, generator=generator).split(batch)
 
 
 def shifted(pixels: Tensor, generator: torch.Generator) -> Tensor:

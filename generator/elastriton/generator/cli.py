@@ -61,7 +61,7 @@ def tune(
     ] = None,
     shallow: Annotated[bool, Option("--shallow", help="Prompts before the first layer only, not before each.")] = False,
     epochs: Annotated[int, Option(min=1)] = 5,
-    minutes: Annotated[float, Option(min=0.01, help="At most, for the prompts and for the control each.")] = 10.0,
+    minutes: Annotated[float, Option(min=0.01, help="At most, for the prompts; the control takes their steps.")] = 10.0,
     learning_rate: Annotated[float, Option(min=0.0)] = 5e-3,
     json_file: Annotated[Path | None, Option("--json", help="Also write the figures as JSON.")] = None,
 ) -> None:

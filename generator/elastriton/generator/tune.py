@@ -1,7 +1,7 @@
 """`elastriton tune`: train a task's prompts, judge them beside a control, write the file that `prompts:` names.
 
 Training uses the fit part of the task's data, or other data; accuracies are those of the samples behind the fit part.
-The control has about as many trained numbers, as much time and the same data, but no tokens: where it is as accurate,
+The control has about as many trained numbers, as many steps and the same data, but no tokens: where it is as accurate,
 prompts are not worth theirs (adapt.py says what both are).
 """
 
@@ -80,7 +80,7 @@ def tune(
     advance("judging the prompts")
     accuracies = tuple(_accuracy(gamma, model, held_out, stored[:, :gamma]) for gamma in gammas)
     rank = max(1, round(prompts.numel() / (4 * model.width * model.depth)))
-    trained, control_losses = train_low_rank(model, rank, fit, training, advance)
+    trained, control_losses = train_low_rank(model, rank, len(losses), fit, training, advance)
     control = Trained(trained, len(control_losses), (_accuracy(0, model, held_out),))
     return Tuning(
         task=name,
