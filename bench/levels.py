@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from elastriton.core.levels import TokenLevel, constant_level, token_counts
+from elastriton.core.levels import constant_level, flops
 from elastriton.generator.machine import this_machine
 from elastriton.runtime.onnx_encoder import OnnxEncoder
 
@@ -42,18 +42,6 @@ for gamma in gammas:
     encoder.features({"pixels": np.zeros((8, side, side, 3), np.uint8)}, constant_level(gamma, int(sys.argv[4])))
 print(psutil.Process().memory_full_info().pss)
 """
-
-
-def flops(level: TokenLevel, tokens: int, depth: int, width: int, patch: int) -> float:
-    """Multiply-adds x 2 of one image; the last block computes CLS alone, and merging counts nothing."""
-    counts = token_counts(level, tokens, depth)
-    total = 6.0 * patch**2 * width * (tokens - 1)
-    for layer in range(depth):
-        enters, leaves = counts[layer], counts[layer + 1]
-        if layer == depth - 1:
-            return total + (4 * enters + 20) * width**2 + 4 * enters * width
-        total += (8 * enters + 16 * leaves) * width**2 + 4 * enters**2 * width
-    return total
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Two vision tasks on the demo's compact ViT, for the live bench: EuroSAT, and CIFAR-10 with a linear probe.
+"""Two vision tasks on the demo's compact ViT, for several benches: EuroSAT, and CIFAR-10 with a linear probe.
 
 The probe is a multinomial logistic regression on the frozen encoder's features of 10,000 training images, full batch,
 by L-BFGS with weight decay. CIFAR-10 is far from what the encoder was trained on: its accuracy is low, and meant to be.
@@ -28,22 +28,22 @@ SLO_MS = {"eurosat": 150.0, "cifar10": 300.0}
 WEIGHT_DECAY = 1e-3
 
 
-def write_project(folder: Path) -> Path:
+def write_project(folder: Path, data: Path = DATA) -> Path:
     """Write elastriton.yaml (as JSON, which is YAML), the data and the probe into `folder`; return the configuration.
 
-    Without ../shared there is EuroSAT alone, on the images that ship with the demo.
+    Without `data` there is EuroSAT alone, on the images that ship with the demo.
     """
     folder.mkdir(parents=True, exist_ok=True)
     encoder = {"kind": "vision", "model": str(MODEL), "levels": LEVELS, "batches": [1, 2, 4, 8, 16, 32]}
     eurosat: dict[str, Any] = {"encoder": "vit", "slo_ms": SLO_MS["eurosat"]}
     tasks = {"eurosat": eurosat}
-    if DATA.is_dir():
-        eurosat_samples = _test_part(DATA / "eurosat.npz", folder / "eurosat.npz")
+    if data.is_dir():
+        eurosat_samples = write_part(data / "eurosat.npz", "test", folder / "eurosat.npz")
         eurosat["data"] = {"path": "eurosat.npz", "samples": eurosat_samples // 2}
         if not (folder / "cifar10_head.safetensors").is_file():
-            _train_probe(np.load(DATA / "cifar10.npz", allow_pickle=False), folder / "cifar10_head.safetensors")
-        cifar_samples = _test_part(DATA / "cifar10.npz", folder / "cifar10.npz")
-        names = np.load(DATA / "cifar10.npz", allow_pickle=False)["label_names"]
+            _train_probe(np.load(data / "cifar10.npz", allow_pickle=False), folder / "cifar10_head.safetensors")
+        cifar_samples = write_part(data / "cifar10.npz", "test", folder / "cifar10.npz")
+        names = np.load(data / "cifar10.npz", allow_pickle=False)["label_names"]
         tasks["cifar10"] = {
             "encoder": "vit",
             "head": "cifar10_head.safetensors",
@@ -59,12 +59,12 @@ def write_project(folder: Path) -> Path:
     return path
 
 
-def _test_part(source: Path, destination: Path) -> int:
-    """Write the test images as generator/data.py reads them; return how many there are."""
+def write_part(source: Path, split: str, destination: Path) -> int:
+    """Write the images of a split ("train", "test") as generator/data.py reads them; return how many there are."""
     data = np.load(source, allow_pickle=False)
-    arrays = {"jpeg": data["jpeg_test"], "off": data["off_test"], "y": data["y_test"]}
+    arrays = {name: data[f"{name}_{split}"] for name in ("jpeg", "off", "y")}
     np.savez(destination, **arrays, label_names=data["label_names"])
-    return len(data["y_test"])
+    return len(arrays["y"])
 
 
 def _train_probe(data: Any, destination: Path) -> None:

@@ -1,32 +1,27 @@
-"""Render model_repository/, the sample: every text file that `elastriton generate` writes for the demo's profile.
+"""Render model_repository/, the sample: every text file that `elastriton generate` writes for the demo's plan.
 
-    python examples/render_sample.py         (the profile is the one that a real `make demo` left in examples/demo)
+    python examples/render_sample.py         (the plan is the one that a real `make demo` left in build/demo)
 
 Graphs and weights are left out: the sample is for reading. tests/unit/generator/test_sample.py renders it again.
 """
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from pathlib import Path
 
 from elastriton.core.plan import Plan
-from elastriton.core.planner import make_plan
-from elastriton.core.profile import load_profile
-from elastriton.generator.config import load_config
-from elastriton.generator.goals import goals
+from elastriton.core.records import load
 from elastriton.generator.repository import texts
 
 ROOT = Path(__file__).parents[1]
-PROFILE = ROOT / "examples/demo/profile.json"
+PLAN = ROOT / "examples/demo/plan.json"
 SAMPLE = ROOT / "model_repository"
 
 
 def sample_plan() -> Plan:
-    """The plan of the committed profile."""
-    settings = load_config(ROOT / "examples/demo/elastriton.yaml")
-    return make_plan(load_profile(PROFILE), hashlib.sha256(PROFILE.read_bytes()).hexdigest(), goals(settings))
+    """The committed plan."""
+    return load(Plan, PLAN)
 
 
 def main() -> None:

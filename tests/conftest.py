@@ -116,13 +116,17 @@ def tiny_project(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path, tiny_
     save_file({"prompts": prompts}, folder / "prompts.safetensors")
     head = {"weight": generator.normal(size=(2, 24)).astype(np.float32), "bias": np.zeros(2, np.float32)}
     save_file(head, folder / "warm.safetensors")
-    items = [[f"hello {word}", INTENTS[i % 3]] for i, word in enumerate(WORDS * 3)]
+    pairs = [f"{first} {second}" for first in WORDS[:3] for second in WORDS]
+    items = [[text, INTENTS[i % 3]] for i, text in enumerate(pairs)]
     (folder / "intents.json").write_text(json.dumps({"items": items}))
+    rated = [[[first, second], round(generator.uniform(0, 5), 2)] for first in WORDS[:3] for second in WORDS]
+    (folder / "ratings.json").write_text(json.dumps({"items": rated}))
     text = {"kind": "text", "max_length": 16, "lengths": [8, 16], "batches": [1, 4, 8]}
-    scores = tiny_bert("scores", layers=1, labels=("score",))
+    scores = tiny_bert("scores", layers=3, labels=("score",))
+    small = {"max_length": 16, "max_drop": 0.99}
     config = {
         "version": 1,
-        "overhead_ms": 1.0,
+        "overhead_ms": 5.0,
         "encoders": {
             "vit": {
                 "kind": "vision",
@@ -146,9 +150,16 @@ def tiny_project(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path, tiny_
                 "encoder": "bert",
                 "slo_ms": 5000,
                 "data": {"path": "intents.json", "samples": 30},
-                "cascade": {"model": str(tiny_bert("small", layers=1)), "max_length": 16, "max_drop": 1.0},
+                "cascade": {"models": [str(tiny_bert("small", layers=1))], "keep_rates": [0.5], "floor": 1, **small},
             },
-            "similarity": {"encoder": "rater", "slo_ms": 5000, "objective": "regression", "inputs": 2},
+            "similarity": {
+                "encoder": "rater",
+                "slo_ms": 5000,
+                "objective": "regression",
+                "inputs": 2,
+                "data": {"path": "ratings.json", "samples": 30},
+                "cascade": {"models": [str(tiny_bert("small-scores", layers=1, labels=("score",)))], **small},
+            },
         },
     }
     (folder / "elastriton.yaml").write_text(json.dumps(config))
@@ -157,16 +168,25 @@ def tiny_project(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path, tiny_
 
 @pytest.fixture(scope="session")
 def tiny_build(tmp_path_factory: pytest.TempPathFactory, tiny_project: Path) -> Path:
-    """The build folder of the tiny project: profile.json, plan.json and artifacts."""
+    """The build folder of the tiny project: profile.json, plan.json and artifacts.
+
+    Its cascades are given, and answer everything early: what is certified depends on what was measured.
+    """
+    from elastriton.core.planner import make_plan
+    from elastriton.core.promise import CascadeChoice
     from elastriton.core.records import dumps
     from elastriton.generator.config import load_config
-    from elastriton.generator.goals import plan_for
+    from elastriton.generator.goals import goals
     from elastriton.generator.profiler import profile
 
     build = tmp_path_factory.mktemp("build")
     config = load_config(tiny_project / "elastriton.yaml")
-    profile(config, tiny_project, build, budget_s=0.0, advance=lambda step: None)
-    (build / "plan.json").write_text(dumps(plan_for(config, build)))
+    measured = profile(config, tiny_project, build, budget_s=0.0, advance=lambda step: None)
+    choices = {
+        "intent": CascadeChoice("given", ((0, 0.0),)),
+        "similarity": CascadeChoice("given", ((0, -1e9),), score="uncertainty"),
+    }
+    (build / "plan.json").write_text(dumps(make_plan(measured, "", goals(config), choices)))
     return build
 
 
@@ -180,3 +200,41 @@ def tiny_repository(tmp_path_factory: pytest.TempPathFactory, tiny_build: Path) 
     repository = tmp_path_factory.mktemp("served") / "repository"
     generate(load(Plan, tiny_build / "plan.json"), tiny_build, repository)
     return repository
+
+
+@pytest.fixture(scope="session")
+def text_project(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Any) -> Path:
+    """A folder with an elastriton.yaml over one text encoder of 3 layers with the levels -20 and 0."""
+    import torch
+    from transformers import BertForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("text-project")
+    source = tiny_bert("levels of text", layers=3)
+    model = BertForSequenceClassification.from_pretrained(source)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # as they are initialised, all tokens look alike
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    model.save_pretrained(source)
+    items = [[f"hello {'please ' * i}", INTENTS[i % 3]] for i in range(20)]
+    (folder / "intents.json").write_text(json.dumps({"items": items}))
+    lengths = {"max_length": 32, "lengths": [32], "batches": [1, 4]}
+    config = {
+        "version": 1,
+        "encoders": {"bert": {"kind": "text", "model": str(source), "levels": [-20, 0], **lengths}},
+        "tasks": {"intent": {"encoder": "bert", "slo_ms": 5000, "data": {"path": "intents.json"}}},
+    }
+    (folder / "elastriton.yaml").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_build(tmp_path_factory: pytest.TempPathFactory, text_project: Path) -> Path:
+    """The build folder of the text project: profile.json and artifacts."""
+    from elastriton.generator.config import load_config
+    from elastriton.generator.profiler import profile
+
+    build = tmp_path_factory.mktemp("text-build")
+    config = load_config(text_project / "elastriton.yaml")
+    profile(config, text_project, build, budget_s=0.0, advance=lambda step: None)
+    return build

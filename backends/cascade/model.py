@@ -19,7 +19,8 @@ class TritonPythonModel:
         plan = triton.load_plan(CascadePlan, args)
         answer = ["SCORE"] if plan.objective == "regression" else ["PROBABILITIES"]
         call = partial(triton.call, outputs=[*answer, "GAMMA"])
-        self._service = CascadeService(plan, triton.version_folder(args), call, CascadeMetrics(args["model_name"]))
+        metrics = CascadeMetrics(args["model_name"], len(plan.small) + 1)
+        self._service = CascadeService(plan, triton.version_folder(args), call, metrics)
 
     def execute(self, requests: list[Any]) -> None:
         """Answer sure samples now; the others later, through their senders."""

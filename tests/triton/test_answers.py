@@ -77,7 +77,7 @@ def test_pairs_and_scores(client: Client) -> None:
     [answer] = client.classify("similarity", texts=[("hello there", "good morning")])
     assert answer.score is not None
     assert np.isfinite(answer.score)
-    assert (answer.label, answer.level) == (None, 1)
+    assert (answer.label, answer.level, answer.fallback) == (None, 0, False)
 
 
 def test_a_deadline_that_cannot_be_met_is_rejected_at_once(client: Client, make_jpeg: Any) -> None:

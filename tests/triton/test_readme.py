@@ -59,6 +59,6 @@ def test_the_configuration_is_valid(tmp_path: Path) -> None:
 
 def test_every_command_is_mentioned() -> None:
     names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    assert names == {"profile", "plan", "generate", "check", "serve", "replay", "demo"}
+    assert names == {"tune", "profile", "plan", "generate", "check", "serve", "replay", "demo"}
     for name in names:
         assert f"elastriton {name}" in README or f"make {name}" in README

@@ -1,7 +1,7 @@
 """One request and one answer, as they cross the wire to a task's ensemble.
 
     images   IMAGE BYTES [1, 1]        ->  LABEL BYTES [1, 1], PROBABILITIES FP32 [1, classes], GAMMA INT32 [1, 1]
-    texts    TEXT  BYTES [1, 1 or 2]   ->  the same, and LEVEL INT32 [1, 1]
+    texts    TEXT  BYTES [1, 1 or 2]   ->  the same, and LEVEL INT32 [1, 1], FALLBACK BOOL [1, 1]
                                            (regression: SCORE FP32 [1, 1] in place of LABEL and PROBABILITIES)
 
 The first dimension is the batch: always 1, since the server forms the batches. `slo_ms` and `utility` travel as Triton
@@ -22,7 +22,7 @@ from elastriton.client.errors import InvalidInputError, ServerError
 from elastriton.core import errors as core
 from elastriton.core.parameters import SLO_MS, UTILITY, parse_options
 
-OUTPUTS = ("LABEL", "PROBABILITIES", "SCORE", "LEVEL", "GAMMA")
+OUTPUTS = ("LABEL", "PROBABILITIES", "SCORE", "LEVEL", "GAMMA", "FALLBACK")
 Outputs: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
 
@@ -42,8 +42,9 @@ class Answer:
 
     `label` is the winning class and `probabilities` a float32 array over all classes; both are None for a regression
     task, which has a `score` instead. `gamma` is the token level the server chose: below 0 it merged tokens to be
-    faster, 0 is the plain model, above 0 it added prompts. `level` is the model of a text cascade that answered, 0
-    being the small one; None for images. `latency_ms` is the time from sending the request to having its answer,
+    faster, 0 is the plain model, above 0 it added prompts. `level` is the model of a cascade that answered, 0 being the
+    smallest; None without a cascade. `fallback` says that a small model was unsure, and answered only because the
+    deadline left no time for the large one. `latency_ms` is the time from sending the request to having its answer,
     without the wait for a free slot of `max_in_flight`.
     """
 
@@ -54,6 +55,7 @@ class Answer:
     probabilities: npt.NDArray[np.float32] | None = None
     score: float | None = None
     level: int | None = None
+    fallback: bool = False
 
     @property
     def probability(self) -> float | None:
@@ -102,6 +104,7 @@ def decode(task: str, outputs: Outputs, latency_ms: float) -> Answer:
         probabilities=_vector(outputs["PROBABILITIES"]) if "PROBABILITIES" in outputs else None,
         score=float(_first(outputs["SCORE"])) if "SCORE" in outputs else None,
         level=int(_first(outputs["LEVEL"])) if "LEVEL" in outputs else None,
+        fallback=bool(_first(outputs["FALLBACK"])) if "FALLBACK" in outputs else False,
     )
 
 

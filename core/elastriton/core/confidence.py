@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.floating[Any]]
 IntArray = NDArray[np.integer[Any]]
+Score = Literal["max", "margin", "pnorm", "uncertainty"]
+
+POWERS = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 
 
 def softmax(logits: FloatArray, temperature: float = 1.0) -> NDArray[np.float32]:
@@ -20,9 +23,38 @@ def softmax(logits: FloatArray, temperature: float = 1.0) -> NDArray[np.float32]
     return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True), dtype=np.float32)
 
 
-def confidence(probabilities: FloatArray) -> NDArray[np.float32]:
-    """The largest probability of each row: [n, classes] -> [n]."""
-    return np.asarray(probabilities.max(axis=-1), dtype=np.float32)
+def confidence(
+    logits: FloatArray, score: Score = "max", temperature: float = 1.0, power: float = 2.0
+) -> NDArray[np.float32]:
+    """How sure a model is of each row of its logits [n, classes] -> [n]; larger is surer.
+
+    "max" is the largest calibrated probability, "margin" its distance to the second largest, "pnorm" the largest
+    centred logit over the p-norm of all (Cattelan & Silva, arXiv 2305.15508; p is `power`). "uncertainty" is that of a
+    regression: the logits [n, 2] are the value and its expected error.
+    """
+    if score == "uncertainty":
+        return np.asarray(-logits[:, 1], dtype=np.float32)
+    if score == "pnorm":
+        centred = logits.astype(np.float64) - logits.mean(axis=-1, keepdims=True)
+        norm = (np.abs(centred) ** power).sum(axis=-1) ** (1.0 / power)
+        return np.asarray(centred.max(axis=-1) / np.maximum(norm, 1e-12), dtype=np.float32)
+    probabilities = softmax(logits, temperature)
+    if score == "max":
+        return np.asarray(probabilities.max(axis=-1), dtype=np.float32)
+    second, first = np.sort(probabilities, axis=-1)[:, -2:].T
+    return np.asarray(first - second, dtype=np.float32)
+
+
+def aurc(scores: FloatArray, losses: FloatArray) -> float:
+    """The area under the risk-coverage curve: the mean over k of the mean loss [n] of the k surest; lower is better."""
+    ordered = losses[np.argsort(-scores, kind="stable")]
+    return float((np.cumsum(ordered) / np.arange(1, len(ordered) + 1)).mean())
+
+
+def fit_power(logits: FloatArray, labels: IntArray) -> float:
+    """The p of the "pnorm" score with the least AURC on `labels` [n] (the same paper's grid, shortened)."""
+    wrong = (logits.argmax(axis=-1) != labels).astype(np.float64)
+    return min(POWERS, key=lambda power: aurc(confidence(logits, "pnorm", power=power), wrong))
 
 
 def fit_temperature(logits: FloatArray, labels: IntArray) -> float:

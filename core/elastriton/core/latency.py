@@ -67,9 +67,13 @@ class LatencyTable:
         """The p99 by level (in the order of `gammas`) and batch size (from 0), as an array."""
         return self.drift.safe * self._grids[self._row(length)]
 
+    def bucket(self, length: int) -> int:
+        """The measured length that texts of `length` tokens are counted as."""
+        return self.lengths[self._row(length)]
+
     def cost_ms(self, gamma: int, length: int) -> float:
         """The executor's time per sample at the p99, in batches of the best size."""
-        return self.drift.safe * self._cost_ms[gamma, self.lengths[self._row(length)]]
+        return self.drift.safe * self._cost_ms[gamma, self.bucket(length)]
 
     def observe(self, gamma: int, batch: int, length: int, took_ms: float) -> None:
         """Note how long a batch took."""

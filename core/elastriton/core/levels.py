@@ -2,6 +2,9 @@
 
 A level gamma is a schedule. gamma < 0 merges tokens in every layer (ToMe, arXiv 2210.09461), gamma = 0 is the plain
 encoder, gamma > 0 adds gamma prompt tokens behind CLS (VPT, arXiv 2203.12119).
+
+All images of an encoder have equally many tokens, texts have not. For images -gamma is the number of tokens that each
+layer merges; for texts it is the percentage of the text's own tokens, so that a level means the same at every length.
 """
 
 from __future__ import annotations
@@ -10,14 +13,21 @@ from dataclasses import dataclass
 
 from elastriton.core.errors import ConfigError
 
+SPECIAL_TOKENS = 4
+"""So many tokens of a text never merge: CLS and its last three separators (a pair for RoBERTa has all four)."""
+
 
 @dataclass(frozen=True, slots=True)
 class TokenLevel:
-    """One operating point: `merge[i]` tokens are merged away in layer i, `prompts` tokens are added in front."""
+    """One operating point: layer i merges `merge[i]` tokens (of a text: per cent), `prompts` tokens stand in front.
+
+    A merged token is the weighted mean of its parts (ToMe); with `keep_norm` it is as long as the longest of them.
+    """
 
     gamma: int
     merge: tuple[int, ...] = ()
     prompts: int = 0
+    keep_norm: bool = False
 
     def __post_init__(self) -> None:
         """Raises ConfigError where the sign of gamma and the schedule disagree."""
@@ -44,3 +54,30 @@ def token_counts(level: TokenLevel, tokens: int, depth: int, protected: int = 1)
         wanted = level.merge[layer] if layer < len(level.merge) else 0
         counts.append(counts[-1] - merged(counts[-1], wanted, protected))
     return tuple(counts)
+
+
+def merged_shares(level: TokenLevel, depth: int) -> tuple[int, ...]:
+    """Of a text: how many per cent of its tokens have gone before each layer, and behind the last: `depth + 1` numbers.
+
+    No layer merges more than half of what it has.
+    """
+    left = [100]
+    for layer in range(depth):
+        wanted = level.merge[layer] if layer < len(level.merge) else 0
+        left.append(max(left[-1] - wanted, (left[-1] + 1) // 2))
+    return tuple(100 - share for share in left)
+
+
+def flops(level: TokenLevel, tokens: int, depth: int, width: int, patch: int) -> float:
+    """Multiply-adds x 2 of one image in a vision transformer with MLPs of 4 x `width` and patches of `patch` pixels.
+
+    What the encoder must compute: the last block computes CLS alone, and merging counts nothing.
+    """
+    counts = token_counts(level, tokens, depth)
+    total = 6.0 * patch**2 * width * (tokens - 1)
+    for layer in range(depth):
+        enters, leaves = counts[layer], counts[layer + 1]
+        if layer == depth - 1:
+            return total + (4 * enters + 20) * width**2 + 4 * enters * width
+        total += (8 * enters + 16 * leaves) * width**2 + 4 * enters**2 * width
+    return total

@@ -4,7 +4,7 @@ Plan
 ├── executors   one per encoder: levels, heads and prompts       backends/elastic
 ├── schedulers  one per encoder: latency, accuracy, deadlines    backends/elastic_scheduler
 ├── decoders    one per vision task: image bytes to pixels       backends/decode_image
-└── cascades    one per text task: small model and threshold     backends/cascade
+└── cascades    one per text task, or task with small models     backends/cascade
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from elastriton.core.audit import AuditPlan
+from elastriton.core.confidence import Score
 from elastriton.core.fairness import Floors
 from elastriton.core.latency import Cell, LatencyTable
 from elastriton.core.levels import TokenLevel
 from elastriton.core.policy import Outlook
 from elastriton.core.profile import Artifact, ImageSpec, Machine, TextSpec
+from elastriton.core.promise import Promise
+from elastriton.core.pruning import Pruning
 
 VERSION = 1
 PLAN_FILE = "plan.json"
@@ -99,35 +103,43 @@ class DecoderPlan:
 
 @dataclass(frozen=True, slots=True)
 class SmallPlan:
-    """The small model of a cascade, and when its answer is final."""
+    """A small model of a cascade, and when its answer is final: at a confidence of at least `threshold`."""
 
     artifact: Artifact
-    text: TextSpec
     temperature: float
     threshold: float
     max_batch: int
+    power: float = 2.0
+    text: TextSpec | None = None
+    image: ImageSpec | None = None
     threads: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class CascadePlan:
-    """Answer a text with the small model where it is sure, else through `scheduler`; without one, always there.
+    """Answer with the first small model that is sure, else through `scheduler`; without any, always there.
 
-    `small_weight` and `prune_scale` are the weighted ensemble's and the word pruning's places in the plan.
+    `small_weight` is the last small model's share in the weighted ensemble, `pruning` what is cut from the text of a
+    re-routed request, and `promise` what was certified of all of it together.
     """
 
     task: str
+    kind: Kind
     objective: Objective
     labels: tuple[str, ...]
     inputs: int
     scheduler: str
-    tokenizer: Artifact
-    text: TextSpec
     slo_ms: float
     max_batch: int
-    small: SmallPlan | None = None
+    tokenizer: Artifact | None = None
+    text: TextSpec | None = None
+    image: ImageSpec | None = None
+    small: tuple[SmallPlan, ...] = ()
+    score: Score = "max"
     small_weight: float = 0.0
-    prune_scale: float | None = None
+    pruning: Pruning | None = None
+    audit: AuditPlan | None = None
+    promise: Promise | None = None
     max_bytes: int = 1024 * 1024
     answer_within_s: float = 60.0
 
@@ -143,6 +155,7 @@ class PublicTask:
     entry: str
     scheduler: str
     max_batch: int
+    cascade: bool = False
 
 
 @dataclass(frozen=True, slots=True)

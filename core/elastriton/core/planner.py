@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
-from elastriton.core.cascade import choose
 from elastriton.core.errors import ConfigError
 from elastriton.core.latency import LatencyTable
 from elastriton.core.plan import (
@@ -22,18 +22,18 @@ from elastriton.core.plan import (
 )
 from elastriton.core.policies import POLICIES
 from elastriton.core.profile import EncoderProfile, Profile, TaskProfile
+from elastriton.core.promise import CascadeChoice
 
 
 @dataclass(frozen=True, slots=True)
 class TaskGoal:
-    """What a task is to achieve: its deadline, what an answer in time is worth, and what early answers may cost.
+    """What a task is to achieve: its deadline, and what an answer in time is worth.
 
     `floor` is the least share of its requests to answer in time, where other tasks would be served instead.
     """
 
     slo_ms: float
     utility: float = 1.0
-    max_drop: float = 0.0
     floor: float = 0.0
 
 
@@ -47,8 +47,10 @@ class Goals:
     overhead_ms: float = 0.0
 
 
-def make_plan(profile: Profile, profile_sha256: str, goals: Goals) -> Plan:
-    """Lay out the served models for a profile.
+def make_plan(
+    profile: Profile, profile_sha256: str, goals: Goals, choices: Mapping[str, CascadeChoice] = MappingProxyType({})
+) -> Plan:
+    """Lay out the served models for a profile; `choices` are the cascades that the search found, by task.
 
     Raises ConfigError where a task names an unknown encoder, profile and goals differ in their tasks, or the policy is
     unknown.
@@ -70,7 +72,10 @@ def make_plan(profile: Profile, profile_sha256: str, goals: Goals) -> Plan:
         notes += [f"{name}: level {gamma} is dropped: {reason}" for gamma, reason in dropped.items()]
         executors[f"{name}_executor"] = _executor(encoder, tasks, kept)
         schedulers[f"{name}_scheduler"] = _scheduler(f"{name}_executor", encoder, tasks, kept, goals)
-    text = {name: task for name, task in profile.tasks.items() if profile.encoders[task.encoder].kind == "text"}
+    notes += [f"{name}: {choice.note}" for name, choice in choices.items()]
+    cascaded = {
+        name for name, task in profile.tasks.items() if task.cascade or profile.encoders[task.encoder].kind == "text"
+    }
     return Plan(
         version=VERSION,
         profile_sha256=profile_sha256,
@@ -81,13 +86,23 @@ def make_plan(profile: Profile, profile_sha256: str, goals: Goals) -> Plan:
         decoders={
             f"{name}_decode": DecoderPlan(name, image)
             for name, task in profile.tasks.items()
-            if (image := profile.encoders[task.encoder].image) is not None
+            if (image := profile.encoders[task.encoder].image) is not None and name not in cascaded
         },
         cascades={
-            f"{name}_cascade": _cascade(name, task, profile.encoders[task.encoder], goals.tasks[name])
-            for name, task in text.items()
+            f"{name}_cascade": _cascade(
+                name,
+                profile.tasks[name],
+                profile.encoders[profile.tasks[name].encoder],
+                goals.tasks[name],
+                choices.get(name, CascadeChoice("no small models")),
+            )
+            for name in profile.tasks
+            if name in cascaded
         },
-        tasks={name: _public(name, task, profile.encoders[task.encoder]) for name, task in profile.tasks.items()},
+        tasks={
+            name: _public(name, task, profile.encoders[task.encoder], name in cascaded)
+            for name, task in profile.tasks.items()
+        },
         notes=tuple(notes),
     )
 
@@ -163,39 +178,56 @@ def _task(task: TaskProfile, kept: set[int], goal: TaskGoal) -> TaskPlan:
     )
 
 
-def _cascade(name: str, task: TaskProfile, encoder: EncoderProfile, goal: TaskGoal) -> CascadePlan:
-    if encoder.text is None or encoder.tokenizer is None:
+def _cascade(
+    name: str, task: TaskProfile, encoder: EncoderProfile, goal: TaskGoal, choice: CascadeChoice
+) -> CascadePlan:
+    if encoder.kind == "text" and (encoder.text is None or encoder.tokenizer is None):
         raise ConfigError(f"encoder {task.encoder} is a text encoder without text or tokenizer; profile again")
-    small = None
-    if task.cascade is not None:
-        small = SmallPlan(
-            artifact=task.cascade.artifact,
-            text=task.cascade.text,
-            temperature=task.cascade.temperature,
-            threshold=choose(task.cascade.operating, goal.max_drop).threshold,
-            max_batch=max(cell.batch for cell in task.cascade.latency),
-        )
     return CascadePlan(
         task=name,
+        kind=encoder.kind,
         objective=task.objective,
         labels=task.labels,
         inputs=task.inputs,
         scheduler=f"{task.encoder}_scheduler",
-        tokenizer=encoder.tokenizer,
-        text=encoder.text,
         slo_ms=goal.slo_ms,
         max_batch=max(cell.batch for cell in encoder.latency),
-        small=small,
+        tokenizer=encoder.tokenizer,
+        text=encoder.text,
+        image=encoder.image,
+        small=tuple(_small(task, number, threshold) for number, threshold in choice.small),
+        score=choice.score,
+        small_weight=choice.small_weight,
+        pruning=choice.pruning,
+        audit=choice.audit,
+        promise=choice.promise,
+        max_bytes=32 * 1024 * 1024 if encoder.kind == "vision" else 1024 * 1024,
     )
 
 
-def _public(name: str, task: TaskProfile, encoder: EncoderProfile) -> PublicTask:
+def _small(task: TaskProfile, number: int, threshold: float) -> SmallPlan:
+    if task.cascade is None:
+        raise ConfigError("a cascade was chosen for a task whose profile has none; profile again")
+    small = task.cascade.small[number]
+    return SmallPlan(
+        artifact=small.artifact,
+        temperature=small.temperature,
+        threshold=threshold,
+        max_batch=max(cell.batch for cell in small.latency),
+        power=small.power,
+        text=small.text,
+        image=small.image,
+    )
+
+
+def _public(name: str, task: TaskProfile, encoder: EncoderProfile, cascade: bool) -> PublicTask:
     return PublicTask(
         kind=encoder.kind,
         objective=task.objective,
         labels=task.labels,
         inputs=task.inputs,
-        entry=f"{name}_decode" if encoder.kind == "vision" else f"{name}_cascade",
+        entry=f"{name}_cascade" if cascade else f"{name}_decode",
         scheduler=f"{task.encoder}_scheduler",
         max_batch=max(cell.batch for cell in encoder.latency),
+        cascade=cascade,
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Protocol
 
 from elastriton.core.fairness import Floors
@@ -93,8 +93,9 @@ class LargestBatch:
     """Earliest deadline first, the largest batch that is safely in time, then the most accurate level for it.
 
     1. Drop items at the head that no level typically answers in time any more, even alone.
-    2. From the most urgent item that some level answers in time at its p99: take as many of the most urgent items as
-       some level so answers before the first deadline. Those before it wait on: they delay nobody who is safe.
+    2. From the most urgent item that some level answers in time at its p99: take as many of the most urgent items of
+       its length (as measured: short texts are not padded to long ones) as some level so answers before the first
+       deadline. Those before it wait on: they delay nobody who is safe.
     3. Of the levels that can, run the one with the largest expected utility; on a tie the faster one.
     4. Where nothing is safe, run the most urgent item alone at its fastest level: it is at risk, but not lost.
     """
@@ -108,7 +109,7 @@ class LargestBatch:
             lost += 1
         drop, alive = tuple(waiting[:lost]), waiting[lost:]
         for start in range(len(alive)):
-            decision = self._largest(alive[start : start + outlook.max_batch], now_s, outlook, drop)
+            decision = self._largest(_alike(islice(alive, start, None), outlook), now_s, outlook, drop)
             if decision is not None:
                 return decision
         if not alive:
@@ -129,3 +130,11 @@ class LargestBatch:
                 best = max((outlook.value(batch, gamma), -finish_s[gamma], gamma) for gamma in feasible)[2]
                 return Decision(batch, best, finish_s[best], drop)
         return None
+
+
+def _alike(urgent: Iterator[Item], outlook: Outlook) -> Sequence[Item]:
+    """The most urgent items whose texts count as long as that of the first, one batch at most."""
+    first = next(urgent)
+    bucket = outlook.latency.bucket(first.length)
+    alike = (item for item in urgent if outlook.latency.bucket(item.length) == bucket)
+    return [first, *islice(alike, outlook.max_batch - 1)]

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from elastriton.core.cascade import Operating
 from elastriton.core.errors import ConfigError
 from elastriton.core.latency import Cell
 from elastriton.core.levels import TokenLevel
+from elastriton.core.pruning import Pruning
 from elastriton.core.records import load
 from elastriton.core.statistics import wilson_interval
 
@@ -88,23 +88,37 @@ class EncoderProfile:
 
 
 @dataclass(frozen=True, slots=True)
-class CascadeProfile:
-    """The small model of a task and the trade-off that its calibrated confidence gives on held-out data."""
+class SmallProfile:
+    """A small model of a task's cascade.
+
+    `aurc` is the area under its risk-coverage curve behind the fit part: what its confidence is worth.
+    """
 
     artifact: Artifact
     model: str
-    text: TextSpec
     latency: tuple[Cell, ...]
     temperature: float
-    accuracy: Accuracy
-    operating: tuple[Operating, ...]
+    power: float
+    accuracy: Accuracy | None
+    aurc: float
+    text: TextSpec | None = None
+    image: ImageSpec | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CascadeProfile:
+    """The small models of a task, and what every model says of every sample: `cached` (generator/cached.py)."""
+
+    small: tuple[SmallProfile, ...]
+    rules: tuple[Pruning, ...]
+    cached: Artifact
 
 
 @dataclass(frozen=True, slots=True)
 class TaskProfile:
     """One task on an encoder: its head's artifact, its labels, accuracy by level, temperature, and its cascade.
 
-    `n_fit` samples fitted the temperatures; accuracies and operating points come from the others.
+    `n_fit` samples fitted the temperatures; accuracies come from the others.
     """
 
     encoder: str

@@ -52,6 +52,41 @@ def profile(
 
 
 @app.command()
+def tune(
+    task: Annotated[str, Option(help="The vision task whose prompts to train.")],
+    config: ConfigPath = Path("elastriton.yaml"),
+    data: Annotated[Path | None, Option(help="Train on these labelled images, not on the task's fit part.")] = None,
+    output: Annotated[
+        Path | None, Option(help="The file to write; by default the one the task's `prompts` names.")
+    ] = None,
+    shallow: Annotated[bool, Option("--shallow", help="Prompts before the first layer only, not before each.")] = False,
+    epochs: Annotated[int, Option(min=1)] = 5,
+    minutes: Annotated[float, Option(min=0.01, help="At most, for the prompts; the control takes their steps.")] = 10.0,
+    learning_rate: Annotated[float, Option(min=0.0)] = 5e-3,
+    json_file: Annotated[Path | None, Option("--json", help="Also write the figures as JSON.")] = None,
+) -> None:
+    """Train prompts on the frozen encoder, and a control of as many numbers that costs no tokens; compare both."""
+    from elastriton.core.records import dumps
+    from elastriton.generator.adapt import Training
+    from elastriton.generator.config import load_config
+    from elastriton.generator.show import show_tuning, steps
+    from elastriton.generator.tune import prompts_file
+    from elastriton.generator.tune import tune as run
+
+    settings = load_config(config)
+    file = prompts_file(task, settings, config.parent, output)
+    training = Training(epochs=epochs, minutes=minutes, learning_rate=learning_rate, seed=settings.seed)
+    with steps("tune") as advance:
+        result = run(
+            task, settings, config.parent, file, data=data, shallow=shallow, training=training, advance=advance
+        )
+    show_tuning(result)
+    typer.echo(f"wrote {file}")
+    if json_file is not None:
+        json_file.write_text(dumps(result), encoding="utf-8")
+
+
+@app.command()
 def plan(config: ConfigPath = Path("elastriton.yaml"), build: Build = Path("build")) -> None:
     """Turn BUILD/profile.json and the goals of the configuration into BUILD/plan.json."""
     from elastriton.core.plan import PLAN_FILE

@@ -29,6 +29,8 @@ class EncoderConfig(_Strict):
     """One resident encoder: a timm or Hugging Face id or local folder, and the grid to measure it on.
 
     `instances` of it run side by side as one pool: on a CPU they share the cores, on GPUs there are as many per device.
+    A level -r takes the time of r tokens merged in every layer, and with `schedule: constant` it is just that; `search`
+    looks for the lists of numbers that lose least in that time (generator/schedules.py).
     """
 
     kind: Literal["vision", "text"]
@@ -36,6 +38,7 @@ class EncoderConfig(_Strict):
     runtime: Literal["onnxruntime", "torch"] = "onnxruntime"
     instances: Annotated[int, Field(ge=1, le=64)] = 1
     levels: tuple[int, ...] = (0,)
+    schedule: Literal["constant", "search"] = "constant"
     batches: tuple[Count, ...] = (1, 2, 4, 8, 16, 32)
     max_length: Annotated[int, Field(ge=2, le=512)] = 128
     lengths: tuple[Annotated[int, Field(ge=2)], ...] = (16, 32, 64, 128)
@@ -44,8 +47,12 @@ class EncoderConfig(_Strict):
     def _check(self) -> EncoderConfig:
         if 0 not in self.levels:
             raise ValueError(f"levels {list(self.levels)} lack 0, the plain encoder")
-        if self.kind == "text" and self.levels != (0,):
-            raise ValueError(f"levels {list(self.levels)}: text encoders have only level 0 yet")
+        if self.kind == "text" and not all(-50 <= gamma <= 0 for gamma in self.levels):
+            raise ValueError(
+                f"levels {list(self.levels)}: text encoders take -50 to 0, the per cent of tokens that a layer merges"
+            )
+        if self.schedule == "search" and (self.kind != "vision" or self.runtime != "onnxruntime"):
+            raise ValueError("schedule 'search' is for vision encoders in onnxruntime; use 'constant'")
         if self.kind == "text" and self.max_length not in self.lengths:
             raise ValueError(f"lengths {list(self.lengths)} must contain max_length {self.max_length}")
         return self
@@ -58,13 +65,50 @@ class DataConfig(_Strict):
     samples: Count = 2000
     fit_share: Annotated[float, Field(gt=0, lt=1)] = 0.3
 
+    def n_fit(self, n: int) -> int:
+        """How many of `n` samples, the first ones, things are fitted or chosen on; the others judge."""
+        return max(1, int(n * self.fit_share))
+
+
+class AuditConfig(_Strict):
+    """Audit a `share` of the early answers by the large model; raise an alarm where they differ more than certified.
+
+    `tolerance` is added to the certified share of differences, `delta` bounds the chance of ever raising a false alarm.
+    """
+
+    share: Annotated[float, Field(gt=0, le=1)] = 0.02
+    tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    delta: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    fall_back: bool = False
+
 
 class CascadeConfig(_Strict):
-    """A small model in front of the task's encoder; its early answers may cost `max_drop` accuracy (0.01 = 1 point)."""
+    """Small models in front of the task's encoder, and what their early answers may cost.
 
-    model: str
+    Give either `max_drop` (0.01 = 1 point below the large model alone) or `target_accuracy`; the plan keeps it with
+    probability 1 - `delta`, or does without the small models. For regressions both are about the mean absolute error
+    over the range of the labels. `models` are candidates, smallest first, of which up to `depth` answer in turn.
+    `scales` and `keep_rates` are ways to prune the words of re-routed texts (core/pruning.py) that `plan` may choose.
+    """
+
+    models: Annotated[tuple[str, ...], Field(min_length=1, max_length=3)]
+    depth: Literal[1, 2] = 1
     max_length: Annotated[int, Field(ge=2, le=512)] = 128
-    max_drop: Annotated[float, Field(ge=0, le=1)] = 0.005
+    max_drop: Annotated[float, Field(gt=0, lt=1)] | None = None
+    target_accuracy: Annotated[float, Field(gt=0, lt=1)] | None = None
+    delta: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    score: Literal["max", "margin", "pnorm"] = "max"
+    scales: tuple[Annotated[float, Field(gt=0, le=2)], ...] = ()
+    keep_rates: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    floor: Count = 4
+    never_prune: tuple[str, ...] = ()
+    audit: AuditConfig | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> CascadeConfig:
+        if (self.max_drop is None) == (self.target_accuracy is None):
+            raise ValueError("give one of max_drop and target_accuracy")
+        return self
 
 
 class TaskConfig(_Strict):
@@ -105,14 +149,23 @@ class Config(_Strict):
             if task.encoder not in self.encoders:
                 raise ValueError(f"task {name} names encoder {task.encoder!r}; there are {', '.join(self.encoders)}")
             kind = self.encoders[task.encoder].kind
-            if kind == "vision" and (task.inputs != 1 or task.cascade is not None):
-                raise ValueError(f"task {name} is a vision task; inputs and cascade are for text tasks")
-            if task.objective == "regression" and task.cascade is not None:
-                raise ValueError(f"task {name} is a regression; a cascade needs classes to be confident of")
+            if kind == "vision" and task.inputs != 1:
+                raise ValueError(f"task {name} is a vision task; inputs are for text tasks")
+            if task.cascade is not None:
+                _check_cascade(name, kind, task, task.cascade)
         for name in self.encoders:
             if all(task.encoder != name for task in self.tasks.values()):
                 raise ValueError(f"encoder {name} has no task; remove it or give it one")
         return self
+
+
+def _check_cascade(name: str, kind: str, task: TaskConfig, cascade: CascadeConfig) -> None:
+    if task.data is None:
+        raise ValueError(f"task {name} has a cascade but no data to certify it with")
+    if kind == "vision" and (cascade.scales or cascade.keep_rates):
+        raise ValueError(f"task {name} is a vision task; scales and keep_rates prune words")
+    if task.objective == "regression" and (cascade.audit or cascade.score != "max"):
+        raise ValueError(f"task {name} is a regression; audit and score need classes")
 
 
 def load_config(path: Path) -> Config:
@@ -155,7 +208,7 @@ def _seen(value: Any) -> str:
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     parents: dict[str, type[BaseModel]] = {"encoders": EncoderConfig, "tasks": TaskConfig}
-    leaves: dict[str, type[BaseModel]] = {"data": DataConfig, "cascade": CascadeConfig}
+    leaves: dict[str, type[BaseModel]] = {"data": DataConfig, "cascade": CascadeConfig, "audit": AuditConfig}
     model: type[BaseModel] = Config
     if location:
         model = leaves.get(str(location[-1])) or parents.get(str(location[0]), Config)

@@ -61,6 +61,17 @@ def label_numbers(data: Labelled, labels: Sequence[str]) -> np.ndarray[tuple[int
     return np.array([numbers[label] for label in data.labels], dtype=np.int64)
 
 
+def values(data: Labelled) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    """The values [n] of a regression's data. Raises ConfigError for a label that is no finite number."""
+    try:
+        found = np.array([float(label) for label in data.labels], dtype=np.float32)
+    except ValueError as error:
+        raise ConfigError(f"the labels of a regression must be numbers: {error}") from None
+    if not np.isfinite(found).all():
+        raise ConfigError("the labels of a regression must be finite numbers")
+    return found
+
+
 def _npz(path: Path) -> Labelled:
     with np.load(path, allow_pickle=False) as arrays:
         names, numbers, offsets = arrays["label_names"], arrays["y"], arrays["off"]

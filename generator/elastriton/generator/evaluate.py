@@ -1,6 +1,6 @@
-"""Accuracy of a task at every level, and the trade-off of its cascade, on held-out labelled data.
+"""Accuracy of a task at every level, on held-out labelled data.
 
-The first `fit_share` of the samples fits temperatures; accuracies and operating points come from the others alone.
+The first samples fit temperatures; accuracies come from the others alone.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from elastriton.core.cascade import Operating, sweep
-from elastriton.core.confidence import IntArray, fit_temperature, softmax
+from elastriton.core.confidence import fit_temperature
 from elastriton.core.errors import ConfigError, InvalidInput
 from elastriton.core.plan import DecoderPlan
 from elastriton.core.profile import Accuracy, ImageSpec
@@ -25,16 +25,13 @@ from elastriton.runtime.texts import TextTokenizer, pad
 
 T = TypeVar("T")
 
-THRESHOLDS = (*np.linspace(0.0, 0.99, 100).round(2).tolist(), 0.995, 0.999, 1.1)
-"""Candidate thresholds on the confidence; the last is above every confidence: never return early."""
-
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The logits [n, classes] of a task's data by level, the right classes [n], and where the fit part ends."""
+    """The logits [n, classes] of a task's data by level, the right classes (or values) [n], the end of the fit part."""
 
     logits: dict[int, Floats]
-    numbers: IntArray
+    numbers: NDArray[Any]
     n_fit: int
 
     def temperature(self) -> float:
@@ -55,9 +52,14 @@ Collate = Callable[[Sequence[int]], Arrays]
 
 def image_batches(task: str, data: Labelled, image: ImageSpec) -> tuple[Collate, Sequence[int]]:
     """How to make a batch of some images, and the order to run them in."""
-    plan = DecoderPlan(task, image)
-    pixels = [_check(decode_image, number, encoded, plan) for number, encoded in enumerate(data.images)]
+    pixels = image_pixels(task, data, image)
     return (lambda indices: {"pixels": np.stack([pixels[index] for index in indices])}), range(len(pixels))
+
+
+def image_pixels(task: str, data: Labelled, image: ImageSpec) -> list[NDArray[np.uint8]]:
+    """The images as the encoder takes them, uint8 [height, width, 3]. Raises ConfigError for one that is none."""
+    plan = DecoderPlan(task, image)
+    return [_check(decode_image, number, encoded, plan) for number, encoded in enumerate(data.images)]
 
 
 def text_batches(data: Labelled, tokenizer_folder: Path, max_length: int, inputs: int) -> tuple[Collate, Sequence[int]]:
@@ -72,11 +74,11 @@ def evaluate(
     executor: ElasticExecutor,
     task: str,
     batches: tuple[Collate, Sequence[int]],
-    numbers: IntArray,
-    fit_share: float,
+    numbers: NDArray[Any],
+    n_fit: int,
     advance: Advance,
 ) -> Evaluation:
-    """Run the data of a task at every level that the task has."""
+    """Run the data of a task at every level that the task has; the first `n_fit` samples are for fitting."""
     collate, order = batches
     if len(order) == 0:
         raise ConfigError(f"task {task}: the data holds no samples of this kind")
@@ -85,16 +87,7 @@ def evaluate(
         if executor.heads[task].has_prompts(level.prompts):
             logits[gamma] = all_logits(executor, task, gamma, order, collate)
         advance(f"accuracy of {task} at level {gamma}")
-    return Evaluation(logits, numbers, max(1, int(len(order) * fit_share)))
-
-
-def trade_off(small: Evaluation, large: Evaluation) -> tuple[float, tuple[Operating, ...]]:
-    """The small model's temperature, and what every candidate threshold gives behind the fit part."""
-    temperature = small.temperature()
-    n_fit = small.n_fit
-    small_probabilities = softmax(small.logits[0][n_fit:], temperature)
-    large_probabilities = softmax(large.logits[0][n_fit:], large.temperature())
-    return temperature, sweep(small_probabilities, large_probabilities, small.numbers[n_fit:], THRESHOLDS)
+    return Evaluation(logits, numbers, n_fit)
 
 
 def _check(read: Callable[..., T], number: int, *arguments: object) -> T:

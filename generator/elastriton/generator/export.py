@@ -80,6 +80,12 @@ class _TextAtLevel(_AtLevel):
         return self.encoder(input_ids, attention_mask, token_type_ids, self.level)
 
 
+class _TextWithAttention(_AtLevel):
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Any:
+        encoder: Any = self.encoder
+        return encoder.with_attention(input_ids, attention_mask, token_type_ids)
+
+
 def export_vision(
     encoder: ElasticViT, levels: tuple[TokenLevel, ...], size: tuple[int, int], prompt_layers: int, folder: Path
 ) -> None:
@@ -95,8 +101,11 @@ def export_vision(
         _export(_VisionAtLevel(encoder, level), inputs, axes, shared, folder / graph_file(level.gamma))
 
 
-def export_text(encoder: TextEncoder, levels: tuple[TokenLevel, ...], folder: Path) -> None:
-    """Write the graphs of a text encoder, for any batch and any number of tokens."""
+def export_text(encoder: TextEncoder, levels: tuple[TokenLevel, ...], folder: Path, *, attention: bool = False) -> None:
+    """Write the graphs of a text encoder, for any batch and any number of tokens.
+
+    With `attention`, for the small model of a cascade, they have a second output: the attention each token receives.
+    """
     shared = SharedWeights(folder / WEIGHTS_FILE)
     batch, tokens = torch.export.Dim("batch", min=1, max=1024), torch.export.Dim("tokens", min=2, max=512)
     names = ("input_ids", "attention_mask", "token_type_ids")
@@ -105,19 +114,25 @@ def export_text(encoder: TextEncoder, levels: tuple[TokenLevel, ...], folder: Pa
     }  # not one tensor: the exporter would merge them
     inputs["token_type_ids"].zero_()
     axes = {name: {0: batch, 1: tokens} for name in inputs}
+    kind, outputs = (_TextWithAttention, ("features", "attention")) if attention else (_TextAtLevel, ("features",))
     for level in levels:
-        _export(_TextAtLevel(encoder, level), inputs, axes, shared, folder / graph_file(level.gamma))
+        _export(kind(encoder, level), inputs, axes, shared, folder / graph_file(level.gamma), outputs)
 
 
 def _export(
-    module: nn.Module, inputs: dict[str, Tensor], axes: dict[str, Any], shared: SharedWeights, path: Path
+    module: nn.Module,
+    inputs: dict[str, Tensor],
+    axes: dict[str, Any],
+    shared: SharedWeights,
+    path: Path,
+    outputs: tuple[str, ...] = ("features",),
 ) -> None:
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             module.eval(),
             kwargs=inputs,
             input_names=list(inputs),
-            output_names=["features"],
+            output_names=outputs,
             dynamic_shapes=axes,
             opset_version=OPSET,
             dynamo=True,

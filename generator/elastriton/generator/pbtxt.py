@@ -17,6 +17,8 @@ LABEL: Spec = ("LABEL", "STRING", [1])
 SCORE: Spec = ("SCORE", "FP32", [1])
 LEVEL: Spec = ("LEVEL", "INT32", [1])
 GAMMA: Spec = ("GAMMA", "INT32", [1])
+FALLBACK: Spec = ("FALLBACK", "BOOL", [1])
+CASCADE: tuple[Spec, ...] = (LEVEL, GAMMA, FALLBACK)
 TOKENS: tuple[Spec, ...] = tuple((name, "INT64", [-1]) for name in ("INPUT_IDS", "ATTENTION_MASK", "TOKEN_TYPE_IDS"))
 
 
@@ -56,20 +58,20 @@ def _decoder(name: str, plan: DecoderPlan, max_batch: int) -> pb.ModelConfig:
 
 
 def _cascade(name: str, plan: CascadePlan) -> pb.ModelConfig:
-    outputs = [*_answers({plan.objective}, len(plan.labels)), LEVEL, GAMMA]
-    config = _model(name, "cascade", plan.max_batch, [("TEXT", "STRING", [plan.inputs])], outputs)
+    outputs = [*_answers({plan.objective}, len(plan.labels)), *CASCADE]
+    config = _model(name, "cascade", plan.max_batch, [_source(plan)], outputs)
     config.dynamic_batching.SetInParent()  # several requests per execute(); no queue policy, see docs/ARCHITECTURE.md
     return config
 
 
 def _ensemble(name: str, task: PublicTask) -> pb.ModelConfig:
-    answers = _answers({task.objective}, len(task.labels))
-    if task.kind == "vision":
-        source, outputs = ("IMAGE", "STRING", [1]), [*answers, GAMMA]
-        steps = [(task.entry, ["IMAGE"], ["PIXELS", "TASK"]), (task.scheduler, ["PIXELS", "TASK"], _names(outputs))]
+    answers, source = _answers({task.objective}, len(task.labels)), _source(task)
+    if task.cascade:
+        outputs = [*answers, *CASCADE]
+        steps = [(task.entry, [source[0]], _names(outputs))]
     else:
-        source, outputs = ("TEXT", "STRING", [task.inputs]), [*answers, LEVEL, GAMMA]
-        steps = [(task.entry, ["TEXT"], _names(outputs))]
+        outputs = [*answers, GAMMA]
+        steps = [(task.entry, [source[0]], ["PIXELS", "TASK"]), (task.scheduler, ["PIXELS", "TASK"], _names(outputs))]
     config = pb.ModelConfig(name=name, platform="ensemble", max_batch_size=task.max_batch)
     _add_tensors(config, [source], outputs)
     for model, inputs, results in steps:
@@ -77,6 +79,11 @@ def _ensemble(name: str, task: PublicTask) -> pb.ModelConfig:
         step.input_map.update({tensor: tensor for tensor in inputs})
         step.output_map.update({tensor: tensor for tensor in results})
     return config
+
+
+def _source(task: CascadePlan | PublicTask) -> Spec:
+    """What clients send."""
+    return ("IMAGE", "STRING", [1]) if task.kind == "vision" else ("TEXT", "STRING", [task.inputs])
 
 
 def _data(plan: ExecutorPlan) -> Sequence[Spec]:

@@ -3,7 +3,7 @@
 <artifacts>/<encoder>/             graphs and weights (ONNX), or the model's own folder (torch)
 <artifacts>/<encoder>_tokenizer/   tokenizer.json
 <artifacts>/<task>_head/           head and prompts
-<artifacts>/<task>_small/          the small model of a cascade: graph, head and tokenizer in one
+<artifacts>/<task>_small0/ …       the small models of a cascade: graph, head and tokenizer in one
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from safetensors.numpy import load_file
 
 from elastriton.core.errors import ConfigError
 from elastriton.core.levels import TokenLevel, constant_level
-from elastriton.core.plan import ExecutorPlan
-from elastriton.core.profile import Artifact, TextSpec, digest
+from elastriton.core.plan import ExecutorPlan, Kind
+from elastriton.core.profile import Artifact, ImageSpec, TextSpec, digest
 from elastriton.generator.config import Config, EncoderConfig, TaskConfig, resolve
 from elastriton.generator.export import export_text, export_vision
 from elastriton.generator.lora import whole_model
+from elastriton.generator.measure import Advance
+from elastriton.generator.trials import searched
 from elastriton.runtime.graphs import TOKENIZER_FILE, TORCH_FOLDER
 from elastriton.runtime.heads import Floats, TaskHead, save_head
 from elastriton.runtime.models import Head, TextModel, VisionModel, load_text, load_vision
@@ -38,23 +40,35 @@ class PreparedEncoder:
     tokenizer: Artifact | None
 
 
-def prepare_encoder(name: str, config: Config, base: Path, artifacts: Path) -> PreparedEncoder:
+def prepare_encoder(name: str, config: Config, base: Path, artifacts: Path, advance: Advance) -> PreparedEncoder:
     """Load and export one encoder and the heads of its tasks. Raises ConfigError where they do not fit together."""
     encoder = config.encoders[name]
     tasks = {task_name: task for task_name, task in config.tasks.items() if task.encoder == name}
     with whole_model(resolve(encoder.model, base)) as source:
-        return _prepare(name, encoder, tasks, source, base, artifacts)
+        return _prepare(name, encoder, tasks, source, base, artifacts, advance)
 
 
 def _prepare(
-    name: str, encoder: EncoderConfig, tasks: dict[str, TaskConfig], source: str, base: Path, artifacts: Path
+    name: str,
+    encoder: EncoderConfig,
+    tasks: dict[str, TaskConfig],
+    source: str,
+    base: Path,
+    artifacts: Path,
+    advance: Advance,
 ) -> PreparedEncoder:
     model = load_vision(source) if encoder.kind == "vision" else load_text(source)
     levels = tuple(constant_level(gamma, model.depth) for gamma in sorted(encoder.levels))
-    heads = {task_name: _head(task_name, task, model.head, base) for task_name, task in tasks.items()}
+    if isinstance(model, TextModel):
+        for level in levels:
+            model.encoder.check(level)
+    heads = {task_name: task_head(task_name, task, model.head, base) for task_name, task in tasks.items()}
     most = max(head.prompt_count() for head, _ in heads.values())
     if max(encoder.levels) > most:
         raise ConfigError(f"encoder {name} has level {max(encoder.levels)}, but no task has more than {most} prompts")
+    if isinstance(model, VisionModel) and encoder.schedule == "search" and min(encoder.levels) < 0:
+        levels = searched(name, levels, model, encoder, tasks, heads, base, advance)
+    advance(f"export of {name}")
     folder = _fresh(artifacts / name)
     if encoder.runtime == "torch":
         _copy_model(source, folder / TORCH_FOLDER)
@@ -83,22 +97,38 @@ def _prepare(
     return PreparedEncoder(plan, tokens, {task_name: labels for task_name, (_, labels) in heads.items()}, tokenizer)
 
 
-def prepare_small(task_name: str, model: str, labels: tuple[str, ...], base: Path, artifacts: Path) -> Artifact:
-    """Load and export the small model of a cascade. Raises ConfigError where its labels are not the task's."""
-    folder = _fresh(artifacts / f"{task_name}_small")
+@dataclass(frozen=True)
+class PreparedSmall:
+    """An exported small model: graph, head and tokenizer in one folder; a text of up to `max_length` tokens fits."""
+
+    folder: Path
+    image: ImageSpec | None
+    max_length: int
+
+
+def prepare_small(
+    task_name: str, number: int, model: str, kind: Kind, labels: tuple[str, ...], base: Path, artifacts: Path
+) -> PreparedSmall:
+    """Load and export a small model of a cascade. Raises ConfigError where its labels are not the task's."""
+    folder = _fresh(artifacts / f"{task_name}_small{number}")
     with whole_model(resolve(model, base)) as source:
-        small = load_text(source)
-        if small.head.labels != labels:
+        small = load_vision(source) if kind == "vision" else load_text(source)
+        if small.head is None or (labels and small.head.labels != labels) or (not labels and len(small.head.bias) != 1):
             raise ConfigError(
                 f"small model {model} of task {task_name} has other labels than the large one, or another order"
             )
-        export_text(small.encoder, (TokenLevel(0),), folder)
+        if isinstance(small, VisionModel):
+            export_vision(small.encoder, (TokenLevel(0),), (small.image.height, small.image.width), 1, folder)
+        else:
+            export_text(small.encoder, (TokenLevel(0),), folder, attention=True)
+            _tokenizer(source, folder, artifacts)
         save_head(folder, TaskHead(task_name, small.head.weight, small.head.bias))
-        _tokenizer(source, folder, artifacts)
-    return _artifact(folder, artifacts)
+    if isinstance(small, VisionModel):
+        return PreparedSmall(folder, small.image, 0)
+    return PreparedSmall(folder, None, small.max_length)
 
 
-def _head(name: str, task: TaskConfig, own: Head | None, base: Path) -> tuple[TaskHead, tuple[str, ...]]:
+def task_head(name: str, task: TaskConfig, own: Head | None, base: Path) -> tuple[TaskHead, tuple[str, ...]]:
     """The head of a task (its own file's, else the model's) with its prompts, and the labels in its order."""
     if task.head is not None:
         tensors = load_file(base / task.head)

@@ -6,29 +6,25 @@ elastriton.yaml ─► prepare.py (export) ─► measure.py, evaluate.py ─►
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from numpy.typing import NDArray
+
+from elastriton.core.errors import ConfigError
 from elastriton.core.latency import Cell
-from elastriton.core.profile import (
-    PROFILE_FILE,
-    VERSION,
-    CascadeProfile,
-    EncoderProfile,
-    Profile,
-    TaskProfile,
-    TextSpec,
-)
+from elastriton.core.profile import PROFILE_FILE, VERSION, EncoderProfile, Profile, TaskProfile
 from elastriton.core.records import dumps
-from elastriton.generator.config import Config, TaskConfig
-from elastriton.generator.data import Labelled, label_numbers, load_data
-from elastriton.generator.evaluate import Evaluation, evaluate, image_batches, text_batches, trade_off
+from elastriton.generator.cascades import CascadeTask, measure_cascade
+from elastriton.generator.config import Config
+from elastriton.generator.data import Labelled, label_numbers, load_data, values
+from elastriton.generator.evaluate import Collate, evaluate, image_batches, text_batches
 from elastriton.generator.machine import this_machine
 from elastriton.generator.measure import Advance, latency
-from elastriton.generator.prepare import PreparedEncoder, prepare_encoder, prepare_small
-from elastriton.runtime.executor import ElasticExecutor, load_executor, load_plain
-
-SMALL_BATCHES = (1, 4, 8, 16, 32)
+from elastriton.generator.prepare import PreparedEncoder, prepare_encoder
+from elastriton.runtime.executor import ElasticExecutor, load_executor
 
 
 def profile(config: Config, base: Path, output: Path, *, budget_s: float, advance: Advance) -> Profile:
@@ -40,8 +36,7 @@ def profile(config: Config, base: Path, output: Path, *, budget_s: float, advanc
     encoders: dict[str, EncoderProfile] = {}
     tasks: dict[str, TaskProfile] = {}
     for name, encoder in config.encoders.items():
-        advance(f"export of {name}")
-        prepared = prepare_encoder(name, config, base, output)
+        prepared = prepare_encoder(name, config, base, output, advance)
         executor = load_executor(prepared.plan, output)
         lengths = (prepared.tokens,) if encoder.kind == "vision" else _up_to(encoder.lengths, encoder.max_length)
         any_task = max(executor.heads, key=lambda task: executor.heads[task].prompt_count())
@@ -51,7 +46,7 @@ def profile(config: Config, base: Path, output: Path, *, budget_s: float, advanc
         encoders[name] = _encoder(encoder.model, prepared, cells)
         for task_name, task in config.tasks.items():
             if task.encoder == name:
-                measure = _TaskMeasurement(task_name, task, prepared, executor, base, output)
+                measure = _TaskMeasurement(task_name, config, prepared, executor, cells, base, output)
                 tasks[task_name] = measure.run(budget_s, advance)
     result = Profile(
         version=VERSION,
@@ -66,18 +61,20 @@ def profile(config: Config, base: Path, output: Path, *, budget_s: float, advanc
 
 
 class _TaskMeasurement:
-    """What is measured of one task: accuracy by level, temperature, and the cascade's trade-off."""
+    """What is measured of one task: accuracy by level, temperature, and its cascade."""
 
     def __init__(
         self,
         name: str,
-        task: TaskConfig,
+        config: Config,
         prepared: PreparedEncoder,
         executor: ElasticExecutor,
+        cells: tuple[Cell, ...],
         base: Path,
         output: Path,
     ) -> None:
-        self.name, self.task, self.prepared, self.executor = name, task, prepared, executor
+        self.name, self.task, self.prepared, self.executor = name, config.tasks[name], prepared, executor
+        self.cells = cells
         self.base, self.output = base, output
         self.labels = prepared.labels[name]
 
@@ -92,56 +89,30 @@ class _TaskMeasurement:
             temperature=1.0,
             n_fit=0,
         )
-        if task.data is None or task.objective == "regression":
+        if task.data is None:
             return result
         data = load_data(self.base / task.data.path).part(0, task.data.samples)
-        evaluation = self._evaluate(data, self.executor, self._tokenizer(), advance)
-        result = replace(
-            result,
-            temperature=evaluation.temperature(),
-            n_fit=evaluation.n_fit,
-            accuracy=evaluation.accuracies(),
-        )
+        truth: NDArray[Any] = values(data) if task.objective == "regression" else label_numbers(data, self.labels)
+        n_fit = task.data.n_fit(len(data))
+        evaluation = evaluate(self.executor, self.name, self._batches(data), truth, n_fit, advance)
+        result = replace(result, n_fit=n_fit)
+        if task.objective == "classification":
+            temperature, accuracy = evaluation.temperature(), evaluation.accuracies()
+            result = replace(result, temperature=temperature, accuracy=accuracy)
         if task.cascade is None:
             return result
-        return replace(result, cascade=self._cascade(data, evaluation, budget_s, advance))
+        plain = evaluation.logits[0]
+        setting = CascadeTask(self.name, task, self.prepared, self.executor, data, truth, n_fit, self.cells, plain)
+        cascade = measure_cascade(setting, task.cascade, self.base, self.output, budget_s=budget_s, advance=advance)
+        return replace(result, cascade=cascade)
 
-    def _tokenizer(self) -> Path | None:
-        return self.output / self.prepared.tokenizer.path if self.prepared.tokenizer else None
-
-    def _evaluate(
-        self, data: Labelled, executor: ElasticExecutor, tokenizer: Path | None, advance: Advance
-    ) -> Evaluation:
-        plan = self.prepared.plan
+    def _batches(self, data: Labelled) -> tuple[Collate, Sequence[int]]:
+        plan, tokenizer = self.prepared.plan, self.prepared.tokenizer
         if plan.image is not None:
-            batches = image_batches(self.name, data, plan.image)
-        elif tokenizer is not None and plan.text is not None:
-            batches = text_batches(data, tokenizer, plan.text.max_length, self.task.inputs)
-        fit_share = self.task.data.fit_share if self.task.data else 0.3
-        return evaluate(executor, self.name, batches, label_numbers(data, self.labels), fit_share, advance)
-
-    def _cascade(self, data: Labelled, large: Evaluation, budget_s: float, advance: Advance) -> CascadeProfile | None:
-        cascade = self.task.cascade
-        if cascade is None:
-            return None
-        advance(f"export of the small model of {self.name}")
-        artifact = prepare_small(self.name, cascade.model, self.labels, self.base, self.output)
-        folder = self.output / artifact.path
-        executor = load_plain(folder, self.name, max(SMALL_BATCHES))
-        small = self._evaluate(data, executor, folder, advance)
-        temperature, operating = trade_off(small, large)
-        cells = latency(
-            executor, self.name, None, (cascade.max_length,), SMALL_BATCHES, budget_s=budget_s, advance=advance
-        )
-        return CascadeProfile(
-            artifact=artifact,
-            model=cascade.model,
-            text=TextSpec(cascade.max_length),
-            latency=cells,
-            temperature=temperature,
-            accuracy=small.accuracies()[0],
-            operating=operating,
-        )
+            return image_batches(self.name, data, plan.image)
+        if tokenizer is None or plan.text is None:
+            raise ConfigError(f"encoder {self.task.encoder} reads neither images nor texts")
+        return text_batches(data, self.output / tokenizer.path, plan.text.max_length, self.task.inputs)
 
 
 def _encoder(model: str, prepared: PreparedEncoder, cells: tuple[Cell, ...]) -> EncoderProfile:

@@ -46,9 +46,10 @@ def artifacts(part: Any) -> Iterator[Artifact]:
         yield part.artifact
         yield from part.heads.values()
     if isinstance(part, CascadePlan):
-        yield part.tokenizer
-        if part.small is not None:
-            yield part.small.artifact
+        if part.tokenizer is not None:
+            yield part.tokenizer
+        for small in part.small:
+            yield small.artifact
 
 
 def generate(plan: Plan, artifact_folder: Path, repository: Path) -> list[str]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from elastriton.core.plan import Plan
-from elastriton.core.profile import Profile
+from elastriton.core.profile import Accuracy, Profile
 from elastriton.generator.measure import Advance
 from elastriton.generator.replay import Summary
+
+if TYPE_CHECKING:
+    from elastriton.generator.tune import Tuning  # loads torch
 
 console = Console()
 
@@ -60,23 +64,43 @@ def _show_accuracy(profile: Profile) -> None:
     for name, task in profile.tasks.items():
         points = [(str(point.gamma), point) for point in task.accuracy]
         if task.cascade is not None:
-            points.append(("small model", task.cascade.accuracy))
+            small = [(f"small model {i}", one) for i, one in enumerate(task.cascade.small)]
+            points += [
+                (f"{name}, AURC {one.aurc:.3f}", one.accuracy) for name, one in small if one.accuracy is not None
+            ]
         for gamma, point in points:
-            interval = f"{point.low:.1%} … {point.high:.1%}"
-            table.add_row(name, gamma, f"{point.accuracy:.1%}", interval, str(point.n))
+            table.add_row(name, gamma, *_figures(point))
+    console.print(table)
+
+
+def _figures(point: Accuracy) -> tuple[str, str, str]:
+    return f"{point.accuracy:.1%}", f"{point.low:.1%} … {point.high:.1%}", str(point.n)
+
+
+def show_tuning(tuning: Tuning) -> None:
+    """Print the accuracy of the prompts by level beside the plain level's and the control's."""
+    title = f"{tuning.task}: trained on {tuning.n_train} images, judged on others"
+    table = Table(title=title, title_justify="left")
+    for column in ("variant", "gamma", "trained numbers", "accuracy", "95 % interval", "n"):
+        table.add_column(column, justify="left" if column == "variant" else "right")
+    table.add_row("as it is", "0", "0", *_figures(tuning.plain))
+    for name, trained in (("prompts", tuning.prompts), ("control: low rank, merged", tuning.control)):
+        for point in trained.accuracy:
+            table.add_row(name, str(point.gamma), str(trained.parameters), *_figures(point))
     console.print(table)
 
 
 def show_plan(plan: Plan) -> None:
     """Print what each task will be served by."""
     table = Table(title="plan", title_justify="left")
-    for column in ("task", "levels", "deadline", "small model answers at"):
+    for column in ("task", "levels", "deadline", "small models answer at"):
         table.add_column(column)
     for name, task in plan.tasks.items():
         scheduler = plan.schedulers[task.scheduler]
         gammas = ", ".join(str(point.gamma) for point in scheduler.tasks[name].accuracy)
         cascade = plan.cascades.get(task.entry)
-        sure = f"confidence ≥ {cascade.small.threshold:g}" if cascade is not None and cascade.small else "–"
+        small = cascade.small if cascade is not None else ()
+        sure = ", ".join(f"confidence ≥ {one.threshold:.3g}" for one in small) or "–"
         table.add_row(name, gammas, f"{scheduler.tasks[name].slo_ms:g} ms", sure)
     console.print(table)
     for note in plan.notes:

@@ -1,18 +1,22 @@
-"""The cascade service: answer what the small model is sure of, re-route the rest. The body of backends/cascade.
+"""The cascade service: answer what a small model is sure of, re-route the rest. The body of backends/cascade.
 
-    Request ─► tokens ─► small model, one batch for all requests at hand ─┬─ sure ──► answer now
-                                                                          └─ unsure ► call(scheduler) ─► blend ─► answer
+    Request ─► sample ─► small model, one batch for all samples at hand ─┬─ sure ──► answer now (─► audit, now and then)
+                                                                         └─ unsure ► the next small model, or
+                            blend ◄─ call(scheduler) ◄─ the large model's reading ◄─ shortened text
 
-Every sample is decided alone: one that is sure never waits for a re-routed one, unless both belong to one request.
+Every sample is decided alone: one that is sure never waits for a re-routed one, unless both belong to one request. The
+call carries the time that is left, so that the scheduler chooses the large model's token level by it; where it leaves
+none, the small model's answer stands, and the response says so (FALLBACK).
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import BoundedSemaphore
 from typing import Any, Protocol
@@ -20,14 +24,17 @@ from typing import Any, Protocol
 import numpy as np
 
 from elastriton.core.cascade import accepts, blend
-from elastriton.core.confidence import softmax
 from elastriton.core.errors import Internal, InvalidInput, Rejected, RequestError, Unavailable
 from elastriton.core.parameters import parse_options
-from elastriton.core.plan import CascadePlan, SmallPlan
-from elastriton.runtime.executor import Arrays, Floats, example_inputs, load_plain
+from elastriton.core.plan import CascadePlan
+from elastriton.runtime.auditing import AuditObserver, Auditor
+from elastriton.runtime.executor import Arrays, Floats
+from elastriton.runtime.preparing import Row, Texts, preparation
 from elastriton.runtime.reply import Parts, Request, Watchdog, guard
 from elastriton.runtime.scheduling import Call, Parameters, classified
-from elastriton.runtime.texts import Encoding, TextTokenizer, pad
+from elastriton.runtime.small import Opinion, SmallModel
+from elastriton.runtime.texts import TooLong, decoded
+from elastriton.runtime.words import shorten
 
 _LOG = logging.getLogger(__name__)
 
@@ -36,58 +43,58 @@ ROUTES = 32
 MAX_ROUTED = 4096
 
 
-class CascadeObserver(Protocol):
-    """Is told at which level each sample was answered (runtime/metrics.py)."""
+class CascadeObserver(AuditObserver, Protocol):
+    """Is told what becomes of each sample (runtime/metrics.py)."""
 
-    def answered(self, level: int) -> None:
-        """A sample has its answer: level 0 is the small model."""
+    def answered(self, level: int, fallback: bool) -> None:
+        """A sample has its answer: level 0 is the first small model; a fallback stands in for the large model's."""
+        ...
+
+    def shortened(self, words: int, kept: int) -> None:
+        """A text of `words` words was re-routed with `kept` of them."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One text on its way through the cascade."""
+    """One sample on its way through the cascade: as it came, and as the next model reads it."""
 
-    texts: tuple[bytes, ...]
-    small: Encoding | None
-    large: Encoding
+    row: Row
+    reading: Any
     deadline_s: float
     utility: float | None
     parts: Parts
     index: int
     request_id: str
+    opinion: Opinion | None = None
 
 
-class SmallModel:
-    """The small model of a cascade, in this process: encodings -> calibrated probabilities."""
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The answer to one sample: probabilities [classes] (a regression: [value]), and where it comes from."""
 
-    def __init__(self, plan: SmallPlan, folder: Path, task: str) -> None:
-        self._executor = load_plain(folder / plan.artifact.path, task, plan.max_batch, plan.threads)
-        self._executor.warm_up(lambda batch: example_inputs(None, batch, plan.text.max_length))
-        self._plan = plan
-        self._task = task
-
-    def probabilities(self, encodings: Sequence[Encoding]) -> Floats:
-        """Calibrated probabilities [n, classes] of at most `max_batch` encodings."""
-        logits = self._executor.logits(pad(encodings), [self._task] * len(encodings), 0)
-        return softmax(logits, self._plan.temperature)
+    values: Floats
+    level: int
+    gamma: int
+    fallback: bool = False
 
 
 class CascadeService:
-    """Answers the requests of one text task."""
+    """Answers the requests of one task."""
 
     def __init__(self, plan: CascadePlan, folder: Path, call: Call, observer: CascadeObserver | None = None) -> None:
         self._plan = plan
         self._call = call
         self._observer = observer
-        self._large = TextTokenizer(folder / plan.tokenizer.path, plan.text.max_length, plan.inputs)
-        self._small: SmallModel | None = None
-        if plan.small is not None:
-            self._small = SmallModel(plan.small, folder, plan.task)
-            self._tokenizer = TextTokenizer(folder / plan.small.artifact.path, plan.small.text.max_length, plan.inputs)
+        self._input = "IMAGE" if plan.kind == "vision" else "TEXT"
+        tokenizer = folder / plan.tokenizer.path if plan.tokenizer else folder
+        self._large = preparation(plan.task, plan.text, plan.image, tokenizer, plan.inputs, plan.max_bytes)
+        self._small = [SmallModel(plan, level, folder) for level in range(len(plan.small))]
         self._routes = ThreadPoolExecutor(ROUTES, thread_name_prefix="route")
+        self._next = ThreadPoolExecutor(1, thread_name_prefix="small")  # its own: not behind calls to the large model
         self._room = BoundedSemaphore(MAX_ROUTED)
         self._watchdog = Watchdog(plan.answer_within_s)
+        self._auditor = Auditor(plan.audit, self._second_opinion, observer) if plan.audit else None
 
     def handle(self, requests: Sequence[Request]) -> None:
         """Answer a group of requests, or see to it that they will be. Never raises."""
@@ -95,66 +102,101 @@ class CascadeService:
         for request in requests:
             self._watchdog.watch(request.reply)
             guard(request.reply, lambda request=request: samples.extend(self._samples(request)))  # type: ignore[misc]
-        if self._small is None:
-            for sample in samples:
-                self._route(sample, None)
-            return
-        samples.sort(key=lambda sample: len(sample.small or ()))
-        for batch in _chunks(samples, self._plan.small.max_batch if self._plan.small else 1):
-            self._decide(self._small, batch)
+        distrusts = self._auditor is not None and self._auditor.distrusts
+        self._decide(len(self._small) if distrusts else 0, samples)
 
     def stop(self) -> None:
         """Answer everything that is left."""
-        self._routes.shutdown(wait=False, cancel_futures=True)
+        for executor in (self._next, self._routes):
+            executor.shutdown(wait=False, cancel_futures=True)
         self._watchdog.stop()
+        if self._auditor is not None:
+            self._auditor.stop()
 
     def _samples(self, request: Request) -> list[Sample]:
         options = parse_options(request.parameters, request.timeout_us)
         deadline_s = time.monotonic() + (options.slo_ms or self._plan.slo_ms) / 1000.0
-        rows = [tuple(row) for row in request.inputs["TEXT"]]
+        rows = [tuple(row) for row in request.inputs[self._input]]
         if not rows:
-            raise InvalidInput("TEXT is empty; send at least one sample")
+            raise InvalidInput(f"{self._input} is empty; send at least one sample")
         parts = Parts(request.reply, len(rows), self._combine)
         return [
-            Sample(
-                texts=row,
-                small=self._tokenizer.encode(row, self._plan.max_bytes) if self._small else None,
-                large=self._large.encode(row, self._plan.max_bytes),
-                deadline_s=deadline_s,
-                utility=options.utility,
-                parts=parts,
-                index=index,
-                request_id=request.request_id,
-            )
+            Sample(row, self._first_reading(row), deadline_s, options.utility, parts, index, request.request_id)
             for index, row in enumerate(rows)
         ]
 
-    def _decide(self, small: SmallModel, batch: Sequence[Sample]) -> None:
+    def _first_reading(self, row: Row) -> Any:
+        """The row as the first model reads it; None where only the large model can. Raises InvalidInput."""
+        if not self._small:
+            return self._large.read(row)
         try:
-            probabilities = small.probabilities([sample.small for sample in batch if sample.small is not None])
-            sure = accepts(probabilities, self._plan.small.threshold if self._plan.small else 1.0)
+            return self._small[0].preparation.read(row)
+        except TooLong:
+            self._large.read(row)
+            return None
+
+    def _decide(self, level: int, samples: Sequence[Sample]) -> None:
+        """Answer the samples that small model `level` is sure of, and pass the others on. Never raises."""
+        if level == len(self._small):
+            for sample in samples:
+                self._route(sample)
+            return
+        model = self._small[level]
+        readable = sorted((one for one in samples if one.reading is not None), key=lambda one: len(one.reading))
+        unsure = [one for one in samples if one.reading is None]
+        for start in range(0, len(readable), model.max_batch):
+            unsure += self._answer_sure(model, readable[start : start + model.max_batch])
+        if unsure and level + 1 < len(self._small):
+            self._submit(self._next, partial(self._decide_again, level + 1, unsure), unsure)
+        elif unsure:
+            self._decide(level + 1, unsure)
+
+    def _decide_again(self, level: int, samples: Sequence[Sample]) -> None:
+        self._decide(level, [self._reread(sample, level) for sample in samples])
+
+    def _answer_sure(self, model: SmallModel, batch: Sequence[Sample]) -> list[Sample]:
+        """Answer what the model is sure of; the others come back with its opinion."""
+        try:
+            opinions = model.opinions([sample.reading for sample in batch])
         except Exception as error:
             for sample in batch:
-                sample.parts.put(sample.index, Internal(f"the small model failed: {type(error).__name__}: {error}"))
-            return
-        for sample, row, final in zip(batch, probabilities, sure, strict=True):
-            if final:
-                self._put(sample, {"probabilities": row, "level": 0, "gamma": 0})
-            else:
-                self._route(sample, row)
+                sample.parts.put(sample.index, Internal(f"small model {model.level} failed: {error!r}"))
+            return []
+        sure = accepts(np.array([opinion.confidence for opinion in opinions]), model.plan.threshold)
+        unsure = []
+        for sample, opinion, final in zip(batch, opinions, sure, strict=True):
+            if not final:
+                unsure.append(replace(sample, opinion=opinion))
+                continue
+            self._put(sample, Result(opinion.values, model.level, 0))
+            if self._auditor is not None:
+                self._auditor.offer(sample, opinion.values)
+        return unsure
 
-    def _route(self, sample: Sample, small: Floats | None) -> None:
+    def _reread(self, sample: Sample, level: int) -> Sample:
+        try:
+            return replace(sample, reading=self._small[level].preparation.read(sample.row))
+        except InvalidInput:
+            return replace(sample, reading=None)
+
+    def _route(self, sample: Sample) -> None:
         if not self._room.acquire(blocking=False):
-            sample.parts.put(sample.index, Rejected(f"the queue is full: {MAX_ROUTED} samples await the large model"))
+            self._fall_back(sample, Rejected(f"the queue is full: {MAX_ROUTED} samples await the large model"))
             return
-        try:
-            self._routes.submit(self._ask_large, sample, small)
-        except RuntimeError:
-            sample.parts.put(sample.index, Unavailable("the model is being unloaded; retry on another replica"))
+        self._submit(self._routes, partial(self._ask_large, sample), [sample])
 
-    def _ask_large(self, sample: Sample, small: Floats | None) -> None:
+    def _submit(self, executor: ThreadPoolExecutor, work: Callable[[], None], samples: Sequence[Sample]) -> None:
         try:
-            self._put(sample, self._large_answer(sample, small))
+            executor.submit(work)
+        except RuntimeError:
+            for sample in samples:
+                sample.parts.put(sample.index, Unavailable("the model is being unloaded; retry on another replica"))
+
+    def _ask_large(self, sample: Sample) -> None:
+        try:
+            self._put(sample, self._large_answer(sample))
+        except Rejected as error:
+            self._fall_back(sample, error)
         except RequestError as error:
             sample.parts.put(sample.index, error)
         except Exception as error:
@@ -162,42 +204,77 @@ class CascadeService:
         finally:
             self._room.release()
 
-    def _large_answer(self, sample: Sample, small: Floats | None) -> dict[str, Any]:
+    def _fall_back(self, sample: Sample, error: Rejected) -> None:
+        """There is no time for the large model: an unsure answer is better than none."""
+        if sample.opinion is None:
+            sample.parts.put(sample.index, error)
+        else:
+            self._put(sample, Result(sample.opinion.values, sample.opinion.level, 0, fallback=True))
+
+    def _large_answer(self, sample: Sample) -> Result:
         left_ms = (sample.deadline_s - time.monotonic()) * 1000.0
         if left_ms <= 0:
-            raise Rejected("the deadline cannot be met: it passed before the large model could be asked; raise slo_ms")
-        inputs: Arrays = {name.upper(): array for name, array in pad([sample.large]).items()}
-        inputs["TASK"] = np.array([[self._plan.task.encode()]], dtype=object)
-        parameters: Parameters = {"slo_ms": f"{left_ms:.3f}"}  # text: calls between models carry no floats
-        if sample.utility is not None:
-            parameters["utility"] = repr(sample.utility)
-        outputs = self._call(self._plan.scheduler, inputs, parameters, sample.request_id)
-        answer: dict[str, Any] = {"level": 1, "gamma": int(outputs["GAMMA"][0, 0])}
-        if self._plan.objective == "regression":
-            return answer | {"score": float(outputs["SCORE"][0, 0])}
-        large = np.asarray(outputs["PROBABILITIES"][0], dtype=np.float32)
-        weight = self._plan.small_weight if small is not None else 0.0
-        return answer | {"probabilities": large if small is None else blend(small, large, weight)}
+            raise Rejected("the deadline passed before the large model could be asked; raise slo_ms")
+        opinion = self._last_opinion(sample)
+        reading = self._large.read(self._shortened(sample, opinion)) if self._small else sample.reading
+        outputs = self._outputs(reading, left_ms, sample.utility, sample.request_id)
+        large = self._values(outputs)
+        if opinion is not None:
+            large = blend(opinion.values, large, self._plan.small_weight)
+        return Result(large, max(1, len(self._small)), int(outputs["GAMMA"][0, 0]))
 
-    def _put(self, sample: Sample, result: dict[str, Any]) -> None:
+    def _last_opinion(self, sample: Sample) -> Opinion | None:
+        """The last small model's, whom weight and pruning were fitted to; None where it could not read the sample."""
+        opinion = sample.opinion
+        return opinion if opinion is not None and opinion.level == len(self._small) - 1 else None
+
+    def _shortened(self, sample: Sample, opinion: Opinion | None) -> Row:
+        rule = self._plan.pruning
+        if rule is None or opinion is None or opinion.attention is None:
+            return sample.row
+        preparation = self._small[opinion.level].preparation
+        if not isinstance(preparation, Texts):
+            return sample.row
+        texts = [decoded(text, self._plan.max_bytes) for text in sample.row]
+        short = shorten(texts, preparation.tokenizer.spans(texts), opinion.attention, rule)
+        self._note(lambda observer: observer.shortened(short.words, short.kept))
+        return short.texts
+
+    def _outputs(self, reading: Any, slo_ms: float, utility: float | None, request_id: str) -> Arrays:
+        inputs: Arrays = {name.upper(): array for name, array in self._large.batch([reading]).items()}
+        inputs["TASK"] = np.array([[self._plan.task.encode()]], dtype=object)
+        parameters: Parameters = {"slo_ms": f"{slo_ms:.3f}"}  # text: calls between models carry no floats
+        if utility is not None:
+            parameters["utility"] = repr(utility)
+        return self._call(self._plan.scheduler, inputs, parameters, request_id)
+
+    def _values(self, outputs: Arrays) -> Floats:
+        name = "SCORE" if self._plan.objective == "regression" else "PROBABILITIES"
+        return np.asarray(outputs[name][0], dtype=np.float32)
+
+    def _second_opinion(self, row: Row, slo_ms: float, utility: float) -> Floats:
+        """What the large model says of a sample that has its answer."""
+        return self._values(self._outputs(self._large.read(row), slo_ms, utility, ""))
+
+    def _put(self, sample: Sample, result: Result) -> None:
         sample.parts.put(sample.index, result)
+        self._note(lambda observer: observer.answered(result.level, result.fallback))
+
+    def _note(self, what: Callable[[CascadeObserver], None]) -> None:
+        """Tell the observer; what counts answers must not spoil them."""
         if self._observer:
             try:
-                self._observer.answered(result["level"])
-            except Exception:  # the answer is out; what counts it must not spoil the next one
+                what(self._observer)
+            except Exception:
                 _LOG.exception("an answer could not be counted")
 
-    def _combine(self, results: Sequence[dict[str, Any]]) -> Arrays:
+    def _combine(self, results: Sequence[Result]) -> Arrays:
         outputs: Arrays = {
-            "LEVEL": np.array([[result["level"]] for result in results], dtype=np.int32),
-            "GAMMA": np.array([[result["gamma"]] for result in results], dtype=np.int32),
+            "LEVEL": np.array([[result.level] for result in results], dtype=np.int32),
+            "GAMMA": np.array([[result.gamma] for result in results], dtype=np.int32),
+            "FALLBACK": np.array([[result.fallback] for result in results], dtype=np.bool_),
         }
+        values = np.stack([result.values for result in results]).astype(np.float32)
         if self._plan.objective == "regression":
-            return outputs | {"SCORE": np.array([[result["score"]] for result in results], dtype=np.float32)}
-        probabilities = np.stack([result["probabilities"] for result in results])
-        return outputs | classified(probabilities, self._plan.labels)
-
-
-def _chunks(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
-    for start in range(0, len(samples), size):
-        yield samples[start : start + size]
+            return outputs | {"SCORE": values}
+        return outputs | classified(values, self._plan.labels)

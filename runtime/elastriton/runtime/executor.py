@@ -100,11 +100,3 @@ def load_executor(plan: ExecutorPlan, folder: Path, device: str = "cpu") -> Elas
 
         encoder = OnnxEncoder(encoder_folder, [level.gamma for level in plan.levels], plan.threads)
     return ElasticExecutor(encoder, heads, plan.levels, plan.max_batch)
-
-
-def load_plain(folder: Path, task: str, max_batch: int, threads: int = 0) -> ElasticExecutor:
-    """An executor of one task at the plain level, graph and head in one folder: the small model of a cascade."""
-    from elastriton.runtime.onnx_encoder import OnnxEncoder
-
-    encoder = OnnxEncoder(folder, [0], threads)
-    return ElasticExecutor(encoder, {task: load_head(folder, task)}, [TokenLevel(0)], max_batch)

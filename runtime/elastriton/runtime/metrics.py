@@ -73,16 +73,40 @@ class SchedulerMetrics:
 
 
 class CascadeMetrics:
-    """At which level the cascade answers."""
+    """At which level the cascade answers, how much it cuts from texts, and what its audits find."""
 
-    def __init__(self, model: str) -> None:
-        family = _Family("COUNTER", "elastriton_cascade_total", "Samples answered, by level of the cascade")
-        self._levels = [family.metric({"model": model, "level": str(level)}) for level in (0, 1)]
+    def __init__(self, model: str, levels: int) -> None:
+        """`levels` counts the small models and the large one."""
+        by_model = {"model": model}
+        answers = _Family("COUNTER", "elastriton_cascade_total", "Samples answered, by level of the cascade")
+        self._levels = [answers.metric(by_model | {"level": str(level)}) for level in range(max(2, levels))]
+        fallbacks = _Family("COUNTER", "elastriton_cascade_fallback_total", "Early answers for want of time")
+        self._fallbacks = fallbacks.metric(by_model)
+        words = _Family("COUNTER", "elastriton_cascade_words_total", "Words of re-routed texts")
+        self._kept, self._cut = (words.metric(by_model | {"pruning": what}) for what in ("kept", "cut"))
+        audits = _Family("COUNTER", "elastriton_cascade_audits_total", "Early answers audited by the large model")
+        self._audits = {what: audits.metric(by_model | {"agrees": str(what).lower()}) for what in (True, False)}
+        alarm = _Family("GAUGE", "elastriton_cascade_alarm", "1 once early answers are wrong more often than certified")
+        self._alarm = alarm.metric(by_model)
 
-    def answered(self, level: int) -> None:
+    def answered(self, level: int, fallback: bool) -> None:
         """Note one answer."""
         with _LOCK:
             self._levels[level].value.increment(1)
+            if fallback:
+                self._fallbacks.value.increment(1)
+
+    def shortened(self, words: int, kept: int) -> None:
+        """Note one text that was pruned."""
+        with _LOCK:
+            self._kept.value.increment(kept)
+            self._cut.value.increment(words - kept)
+
+    def audited(self, agrees: bool, alarm: bool) -> None:
+        """Note one audit."""
+        with _LOCK:
+            self._audits[agrees].value.increment(1)
+            self._alarm.value.set(float(alarm))
 
 
 class _Metric(NamedTuple):

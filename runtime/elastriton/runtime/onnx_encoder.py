@@ -43,10 +43,17 @@ class OnnxEncoder:
         }
 
     def features(self, inputs: Arrays, level: TokenLevel) -> Floats:
-        """Features [batch, width] of one batch; a graph that has no use for an input is not given it."""
+        """Features [batch, width] of one batch."""
+        return self.outputs(inputs, level, ["features"])[0]
+
+    def outputs(self, inputs: Arrays, level: TokenLevel, names: Sequence[str]) -> list[Floats]:
+        """The outputs `names` of one batch; a graph that has no use for an input is not given it."""
         feed = {name: inputs[name] for name in self._names[level.gamma]}
-        (features,) = self._sessions[level.gamma].run(["features"], feed)
-        return np.asarray(features, dtype=np.float32)
+        return [np.asarray(output, dtype=np.float32) for output in self._sessions[level.gamma].run(names, feed)]
+
+    def has(self, output: str) -> bool:
+        """Whether all graphs have an output of this name."""
+        return all(output in (entry.name for entry in graph.get_outputs()) for graph in self._sessions.values())
 
 
 @cache

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from elastriton.core.errors import ConfigError
 from elastriton.core.levels import TokenLevel
+from elastriton.runtime.bert import LAYERS, features, is_elastic
 
 
 class TextEncoder(nn.Module):
     """A Hugging Face sequence-classification model that returns the features its classifier reads.
 
     Modifications: the last linear layer, the head, is replaced by the identity and kept apart, so that several tasks
-    can share the encoder; only the plain level exists yet.
+    can share the encoder; a BERT-like model runs through our forward (bert.py), any other one at level 0 alone.
     """
 
     def __init__(self, model: Any) -> None:
@@ -31,13 +32,43 @@ class TextEncoder(nn.Module):
         self.head_bias = head.bias.detach().clone() if head.bias is not None else torch.zeros(head.out_features)
         model.set_submodule(name, nn.Identity())
         self.model = model.eval()
+        self.elastic = is_elastic(model)
         accepted = inspect.signature(model.forward).parameters
         self.reads_segments = "token_type_ids" in accepted and getattr(model.config, "type_vocab_size", 0) > 1
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, level: TokenLevel) -> Tensor:
         """Features [batch, width] of int64 token ids, mask and segment ids, each [batch, tokens]."""
-        if level.gamma != 0:
-            raise ConfigError(f"text encoders have only level 0, not {level.gamma}")
+        self.check(level)
+        if self.elastic:
+            return features(
+                self.model, input_ids, attention_mask, token_type_ids if self.reads_segments else None, level
+            )
         segments = {"token_type_ids": token_type_ids} if self.reads_segments else {}
-        features: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **segments).logits
-        return features
+        out: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **segments).logits
+        return out
+
+    def check(self, level: TokenLevel) -> None:
+        """Raise ConfigError where the model cannot run at `level`."""
+        if level.gamma > 0:
+            raise ConfigError(f"level {level.gamma} adds prompts; text encoders have levels of 0 and below")
+        if level.gamma < 0 and not self.elastic:
+            raise ConfigError(
+                f"level {level.gamma} merges tokens; {type(self.model).__name__} has only level 0, "
+                f"since elastriton merges in these layers alone: {', '.join(sorted(LAYERS))}"
+            )
+
+    def with_attention(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The plain features, and the attention [batch, tokens] that each token receives.
+
+        That is the mean over layers and heads of the column sums of the attention maps, whose padded rows count
+        nothing; only these sums leave the graph (the importance of SpAtten, arXiv 2012.09852).
+        """
+        segments = {"token_type_ids": token_type_ids} if self.reads_segments else {}
+        output = self.model(
+            input_ids=input_ids, attention_mask=attention_mask, output_attentions=True, return_dict=True, **segments
+        )
+        rows = attention_mask.to(output.logits.dtype).unsqueeze(1)  # [batch, 1, tokens]
+        received = [(rows @ layer.mean(dim=1)).squeeze(1) for layer in output.attentions]
+        return output.logits, torch.stack(received).mean(dim=0)

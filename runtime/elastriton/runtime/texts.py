@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,12 @@ from elastriton.runtime.executor import Arrays
 from elastriton.runtime.graphs import TOKENIZER_FILE
 
 Ids = NDArray[np.int64]
+Span = tuple[int, int, int]
+MAX_BYTES = 1024 * 1024
+
+
+class TooLong(InvalidInput):
+    """The text is fit to be read, but has more tokens than this model may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +46,26 @@ class TextTokenizer:
         self.max_length = max_length
         self.inputs = inputs
 
-    def encode(self, texts: Sequence[bytes | str], max_bytes: int = 1024 * 1024) -> Encoding:
-        """Tokenise one sample. Raises InvalidInput where it is empty, too long, not UTF-8, or has too few parts."""
-        if len(texts) != self.inputs:
-            raise InvalidInput(f"TEXT has {len(texts)} parts; this task takes {self.inputs}")
-        first, *second = (_text(text, max_bytes) for text in texts)
-        encoding = self._tokenizer.encode(first, second[0] if second else None)
+    def encode(self, texts: Sequence[bytes | str], max_bytes: int = MAX_BYTES) -> Encoding:
+        """Tokenise one sample. Raises InvalidInput where it is empty, not UTF-8, or has too few parts; else TooLong."""
+        encoding = self._encode(texts, max_bytes)
         if len(encoding.ids) > self.max_length:
-            raise InvalidInput(
+            raise TooLong(
                 f"TEXT is over-long: it has {len(encoding.ids)} tokens, at most {self.max_length} are allowed"
             )
         return Encoding(np.array(encoding.ids, np.int64), np.array(encoding.type_ids, np.int64))
+
+    def spans(self, texts: Sequence[bytes | str], max_bytes: int = MAX_BYTES) -> list[Span | None]:
+        """Where each token of `encode` comes from: its part, and its characters there; None for special tokens."""
+        encoding = self._encode(texts, max_bytes)
+        places = zip(encoding.sequence_ids, encoding.offsets, strict=True)
+        return [None if part is None else (part, start, stop) for part, (start, stop) in places]
+
+    def _encode(self, texts: Sequence[bytes | str], max_bytes: int) -> Any:
+        if len(texts) != self.inputs:
+            raise InvalidInput(f"TEXT has {len(texts)} parts; this task takes {self.inputs}")
+        first, *second = (decoded(text, max_bytes) for text in texts)
+        return self._tokenizer.encode(first, second[0] if second else None)
 
 
 def pad(encodings: Sequence[Encoding]) -> Arrays:
@@ -68,13 +84,14 @@ def unpad(input_ids: Ids, attention_mask: Ids, token_type_ids: Ids) -> list[Enco
     return [Encoding(input_ids[i, :n], token_type_ids[i, :n]) for i, n in enumerate(lengths)]
 
 
-def _text(text: bytes | str, max_bytes: int) -> str:
+def decoded(text: bytes | str, max_bytes: int = MAX_BYTES) -> str:
+    """One text as a string. Raises InvalidInput where it is empty, not UTF-8, or longer than `max_bytes`."""
     if len(text) > max_bytes:
         raise InvalidInput(f"TEXT is over-long: it has {len(text)} bytes, at most {max_bytes} are allowed")
     try:
-        decoded = text.decode("utf-8") if isinstance(text, bytes) else text
+        string = text.decode("utf-8") if isinstance(text, bytes) else text
     except UnicodeDecodeError as error:
         raise InvalidInput(f"TEXT is not UTF-8: {error}") from None
-    if not decoded.strip():
-        raise InvalidInput(f"TEXT is empty: {decoded!r}; send at least one word")
-    return decoded
+    if not string.strip():
+        raise InvalidInput(f"TEXT is empty: {string!r}; send at least one word")
+    return string

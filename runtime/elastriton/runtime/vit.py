@@ -21,7 +21,8 @@ class ElasticViT(nn.Module):
     - the level is an argument of `forward`, nothing in the timm model is patched;
     - pixels are normalised here, so that bytes travel and not floats;
     - merging levels: after each block's attention the schedule's number of tokens is merged, by the similarity of keys,
-      and attention is proportional to token size (ToMe, arXiv 2210.09461);
+      and attention is proportional to token size (ToMe, arXiv 2210.09461); where the level says so, merged tokens keep
+      the length of their longest part (MLERP, arXiv 2312.01026);
     - prompted levels: prompts stand behind the prefix tokens and are replaced before each block that has its own
       (VPT, arXiv 2203.12119);
     - the plain and prompted levels run timm's own blocks, untouched;
@@ -50,6 +51,7 @@ class ElasticViT(nn.Module):
                 raise ConfigError(f"{type(block.attn).__name__} is not timm's plain Attention, which elastriton runs")
         self.vit = vit.eval()
         self.prefix: int = vit.num_prefix_tokens
+        self.last = ClsAttention(vit.blocks[-1].attn)
         self.register_buffer("scale", 1.0 / (255.0 * torch.tensor(std)), persistent=False)
         self.register_buffer("shift", -torch.tensor(mean) / torch.tensor(std), persistent=False)
 
@@ -60,7 +62,7 @@ class ElasticViT(nn.Module):
         """
         x = self.embed(pixels)
         if level.gamma < 0:
-            return self.pool(*self._merging(x, level.merge))
+            return self.pool(*self._merging(x, level))
         if level.gamma > 0:
             if prompts is None:
                 raise ConfigError(f"level {level.gamma} needs prompts")
@@ -80,8 +82,7 @@ class ElasticViT(nn.Module):
     def pool(self, x: Tensor, log_size: Tensor | None = None) -> Tensor:
         """The last block for the CLS token alone, then the final norms: what timm's head reads."""
         block = self.vit.blocks[-1]
-        attended, _ = attend(block.attn, block.norm1(x), log_size, queries=1)
-        x = x[:, :1] + block.drop_path1(block.ls1(attended))
+        x = x[:, :1] + block.drop_path1(block.ls1(self.last(block.norm1(x), log_size)))
         x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
         features: Tensor = self.vit.forward_head(self.vit.norm(x), pre_logits=True)
         return features
@@ -95,30 +96,63 @@ class ElasticViT(nn.Module):
                 x = block(x)
         return x
 
-    def _merging(self, x: Tensor, schedule: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
+    def _merging(self, x: Tensor, level: TokenLevel) -> tuple[Tensor, Tensor | None]:
         """The tokens that enter the last block and the logarithm of their sizes; what it would merge, nobody reads."""
         size = x.new_ones(x.shape[0], x.shape[1], 1)
         log_size: Tensor | None = None
-        for block, r in zip(self.vit.blocks[:-1], schedule[:-1], strict=True):
+        for block, r in zip(self.vit.blocks[:-1], level.merge[:-1], strict=True):
             attended, keys = attend(block.attn, block.norm1(x), log_size)
             x = x + block.drop_path1(block.ls1(attended))
             if r > 0:
-                x, size = merge_weighted(bipartite_soft_matching(keys, r, self.prefix), x, size)
+                matching = bipartite_soft_matching(keys, r, self.prefix)
+                x, size = merge_weighted(matching, x, size, level.keep_norm)
                 log_size = size.log()
             x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
         return x, log_size
 
 
-def attend(attention: Any, x: Tensor, log_size: Tensor | None, queries: int | None = None) -> tuple[Tensor, Tensor]:
+class ClsAttention(nn.Module):
+    """timm's Attention where CLS alone asks: `x` [b, n, c] and `log_size` [b, n, 1] -> [b, 1, c].
+
+    Modifications: queries are projected for the first token only. The projections are views of timm's one matrix, of
+    their own names, so that an exported graph stores the two parts and slices nothing when it runs.
+    """
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__()
+        self.attention = attention
+        inner = attention.num_heads * attention.head_dim
+        weight, bias = attention.qkv.weight.detach(), attention.qkv.bias
+        self.q_weight, self.kv_weight = nn.Parameter(weight[:inner]), nn.Parameter(weight[inner:])
+        self.q_bias = None if bias is None else nn.Parameter(bias.detach()[:inner])
+        self.kv_bias = None if bias is None else nn.Parameter(bias.detach()[inner:])
+
+    def forward(self, x: Tensor, log_size: Tensor | None) -> Tensor:
+        """What timm's Attention gives for the first token, in proportion to token size where that is given."""
+        (q,) = _heads(self.attention, F.linear(x[:, :1], self.q_weight, self.q_bias), 1)
+        k, v = _heads(self.attention, F.linear(x, self.kv_weight, self.kv_bias), 2)
+        return _answer(self.attention, self.attention.q_norm(q), self.attention.k_norm(k), v, log_size)
+
+
+def attend(attention: Any, x: Tensor, log_size: Tensor | None) -> tuple[Tensor, Tensor]:
     """timm's Attention, proportional to token size: `x` [b, n, c] -> ([b, n, c], keys averaged over heads [b, n, d]).
 
-    Modifications: `log_size` [b, n, 1] is added to the logits of each key; only the first `queries` tokens ask, if
-    given; the mean of the keys is returned as well.
+    Modifications: `log_size` [b, n, 1] is added to the logits of each key; the mean of the keys is returned as well.
     """
-    b, n, _ = x.shape
-    q, k, v = attention.qkv(x).reshape(b, n, 3, attention.num_heads, attention.head_dim).permute(2, 0, 3, 1, 4)
-    q, k = attention.q_norm(q[:, :, :queries]), attention.k_norm(k)
+    q, k, v = _heads(attention, attention.qkv(x), 3)
+    q, k = attention.q_norm(q), attention.k_norm(k)
+    return _answer(attention, q, k, v, log_size), k.mean(dim=1)
+
+
+def _heads(attention: Any, projected: Tensor, parts: int) -> Tensor:
+    """[b, n, parts x heads x d] -> [parts, b, heads, n, d]."""
+    b, n, _ = projected.shape
+    return projected.reshape(b, n, parts, attention.num_heads, attention.head_dim).permute(2, 0, 3, 1, 4)
+
+
+def _answer(attention: Any, q: Tensor, k: Tensor, v: Tensor, log_size: Tensor | None) -> Tensor:
     bias = None if log_size is None else log_size[:, None, None, :, 0]
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-    out = attention.norm(out.transpose(1, 2).reshape(b, q.shape[2], -1))
-    return attention.proj(out), k.mean(dim=1)
+    b, _, n, _ = q.shape
+    answer: Tensor = attention.proj(attention.norm(out.transpose(1, 2).reshape(b, n, -1)))
+    return answer

@@ -6,7 +6,17 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from scipy.special import softmax as scipy_softmax
 
-from elastriton.core.confidence import FloatArray, IntArray, confidence, fit_temperature, softmax
+from elastriton.core.confidence import (
+    POWERS,
+    FloatArray,
+    IntArray,
+    Score,
+    aurc,
+    confidence,
+    fit_power,
+    fit_temperature,
+    softmax,
+)
 
 
 def sample(seed: int, temperature: float, n: int = 400, classes: int = 5) -> tuple[FloatArray, IntArray]:
@@ -47,7 +57,59 @@ def test_softmax_leaves_its_argument_alone_and_returns_float32() -> None:
 
 
 def test_confidence_is_the_largest_probability_of_each_row() -> None:
-    np.testing.assert_array_equal(confidence(np.array([[0.2, 0.8], [0.6, 0.4]])), np.array([0.8, 0.6], np.float32))
+    logits, _ = sample(6, 1.0)
+    np.testing.assert_array_equal(confidence(logits, "max", 1.7), softmax(logits, 1.7).max(axis=-1))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 8])
+def test_margin_is_the_distance_between_the_two_largest_probabilities(classes: int) -> None:
+    logits, _ = sample(7, 1.0, n=50, classes=classes)
+    for row, margin in zip(softmax(logits, 0.7), confidence(logits, "margin", 0.7), strict=True):
+        first, second, *_ = sorted(row, reverse=True)
+        assert margin == pytest.approx(first - second, abs=1e-6)
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0, 5.0])
+def test_pnorm_is_the_largest_centred_logit_over_their_norm(power: float) -> None:
+    logits, _ = sample(8, 1.0, n=50)
+    scores = confidence(logits, "pnorm", power=power)
+    for row, score in zip(logits.astype(np.float64), scores, strict=True):
+        z = row - row.mean()
+        assert score == pytest.approx(z.max() / np.linalg.norm(z, power), rel=1e-5)
+    np.testing.assert_allclose(confidence(3 * logits + 11, "pnorm", power=power), scores, atol=1e-5)
+
+
+def test_pnorm_of_equal_logits_is_no_confidence_rather_than_nan() -> None:
+    np.testing.assert_array_equal(confidence(np.full((1, 3), 2.0, np.float32), "pnorm"), [0.0])
+
+
+def test_the_uncertainty_of_a_regression_is_its_expected_error() -> None:
+    values = np.array([[100.0, 0.1], [-3.0, 2.0]], np.float32)
+    np.testing.assert_array_equal(confidence(values, "uncertainty"), np.array([-0.1, -2.0], np.float32))
+
+
+@pytest.mark.parametrize("score", ["max", "margin"])
+def test_two_classes_are_ranked_alike_at_every_temperature(score: Score) -> None:
+    logits, labels = sample(9, 1.0, classes=2)
+    order = confidence(logits, score).argsort(kind="stable")
+    for temperature in (0.8, 1.3, fit_temperature(logits, labels)):
+        calibrated = confidence(logits, score, temperature)
+        assert (np.diff(calibrated[order]) >= 0).all(), "so that the same share of texts is routed alike"
+
+
+def test_aurc_is_the_mean_loss_of_the_surest_k_over_all_k() -> None:
+    scores, losses = np.array([0.1, 0.9, 0.5, 0.7]), np.array([1.0, 0.0, 1.0, 0.0])
+    assert aurc(scores, losses) == pytest.approx(np.mean([0 / 1, 0 / 2, 1 / 3, 2 / 4]))
+    assert aurc(-scores, losses) == pytest.approx(np.mean([1, 1, 2 / 3, 2 / 4]))
+
+
+def test_the_fitted_power_has_the_least_aurc_of_the_grid() -> None:
+    for seed in range(3):
+        logits, labels = sample(seed, 2.5)
+        wrong = (logits.argmax(-1) != labels).astype(float)
+        areas = {power: aurc(confidence(logits, "pnorm", power=power), wrong) for power in POWERS}
+        assert areas[fit_power(logits, labels)] == min(areas.values())
+        assert min(areas.values()) < max(areas.values())
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from elastriton.core.errors import ConfigError
-from elastriton.core.levels import TokenLevel, constant_level, merged, token_counts
+from elastriton.core.levels import TokenLevel, constant_level, flops, merged, merged_shares, token_counts
 
 
 def test_a_layer_merges_at_most_half_of_its_unprotected_tokens() -> None:
@@ -56,3 +58,23 @@ def test_constant_levels() -> None:
     assert constant_level(-4, 3) == TokenLevel(-4, (4, 4, 4))
     assert constant_level(0, 3) == TokenLevel(0)
     assert constant_level(4, 3) == TokenLevel(4, prompts=4)
+
+
+def test_the_shares_of_a_text_follow_the_schedule_and_no_layer_merges_more_than_half() -> None:
+    assert merged_shares(constant_level(-8, 5), 5) == (0, 8, 16, 24, 32, 40)
+    assert merged_shares(constant_level(0, 3), 3) == (0, 0, 0, 0)
+    assert merged_shares(TokenLevel(-3, (0, 30)), 3) == (0, 0, 30, 30)
+    assert merged_shares(constant_level(-30, 5), 5) == (0, 30, 60, 80, 90, 95)
+    for gamma in range(-99, 0):
+        left = [100 - share for share in merged_shares(constant_level(gamma, 12), 12)]
+        assert all(after <= before <= 2 * after for before, after in pairwise(left))
+
+
+def test_flops_of_a_published_model_and_of_its_levels() -> None:
+    shape = {"tokens": 197, "depth": 12, "width": 768, "patch": 16}
+    plain = flops(TokenLevel(0), **shape)
+    assert plain / 2e9 == pytest.approx(17.5 * 0.93, rel=0.01)  # ViT-B/16, less 7 % for CLS alone in the last block
+    ratios = [flops(constant_level(gamma, 12), **shape) / plain for gamma in (-16, -8, 4)]
+    assert ratios == sorted(ratios)
+    assert ratios[0] < 0.55
+    assert ratios[2] > 1.0

@@ -5,11 +5,23 @@ from pathlib import Path
 
 import pytest
 
+from elastriton.core.audit import AuditPlan
 from elastriton.core.errors import ConfigError
 from elastriton.core.latency import Cell
 from elastriton.core.levels import constant_level
 from elastriton.core.planner import Goals, TaskGoal, make_plan, useful_gammas
-from elastriton.core.profile import Accuracy, Artifact, EncoderProfile, Profile, TaskProfile, load_profile
+from elastriton.core.profile import (
+    Accuracy,
+    Artifact,
+    CascadeProfile,
+    EncoderProfile,
+    Profile,
+    SmallProfile,
+    TaskProfile,
+    load_profile,
+)
+from elastriton.core.promise import CascadeChoice
+from elastriton.core.pruning import Pruning
 
 NOWHERE = Artifact("x", "0")
 
@@ -113,18 +125,49 @@ def test_a_task_without_measurements_runs_at_the_plain_level(profile: Profile) -
     assert plan.schedulers["vit_scheduler"].outlook().overhead_ms == 2.0
 
 
-def test_the_small_model_s_threshold_obeys_the_allowed_drop(profile: Profile) -> None:
-    for max_drop in (0.0, 1.0):
-        plan = make_plan(profile, "", goals(profile, intent=TaskGoal(50.0, max_drop=max_drop)))
-        small, cascade = plan.cascades["intent_cascade"].small, profile.tasks["intent"].cascade
-        assert small is not None
-        assert cascade is not None
-        (point,) = [point for point in cascade.operating if point.threshold == small.threshold]
-        safest = max(cascade.operating, key=lambda point: point.threshold)
-        assert point.accuracy >= safest.accuracy - max_drop
-        if max_drop == 1.0:
-            assert point.early_return == 1.0
-    assert plan.cascades["similarity_cascade"].small is None
+def test_a_chosen_cascade_is_laid_out_and_noted(profile: Profile) -> None:
+    pruning, audit = Pruning(scale=0.5), AuditPlan(0.1, 0.05, 0.01, fall_back=True)
+    choice = CascadeChoice("why", ((0, 0.7),), score="margin", small_weight=0.2, pruning=pruning, audit=audit)
+    plan = make_plan(profile, "", goals(profile, intent=TaskGoal(50.0)), {"intent": choice})
+    cascade = plan.cascades["intent_cascade"]
+    (small,) = cascade.small
+    measured = profile.tasks["intent"].cascade
+    assert measured is not None
+    assert (small.threshold, small.artifact) == (0.7, measured.small[0].artifact)
+    assert (small.temperature, small.power) == (measured.small[0].temperature, measured.small[0].power)
+    assert small.max_batch == max(cell.batch for cell in measured.small[0].latency)
+    assert (cascade.score, cascade.small_weight, cascade.pruning, cascade.audit) == ("margin", 0.2, pruning, audit)
+    assert plan.notes[-1] == "intent: why"
+
+
+def test_without_a_choice_the_large_model_answers_alone(profile: Profile) -> None:
+    plan = make_plan(profile, "", goals(profile))
+    assert plan.cascades["intent_cascade"].small == plan.cascades["similarity_cascade"].small == ()
+
+
+def test_a_choice_for_a_task_without_small_models_is_refused(profile: Profile) -> None:
+    plain = replace(profile.tasks["intent"], cascade=None)
+    with pytest.raises(ConfigError, match="profile again"):
+        make_plan(
+            replace(profile, tasks={**profile.tasks, "intent": plain}),
+            "",
+            goals(profile),
+            {"intent": CascadeChoice("", ((0, 0.7),))},
+        )
+
+
+def test_a_vision_task_with_small_models_is_a_cascade_without_a_decoder(profile: Profile) -> None:
+    image = profile.encoders["vit"].image
+    small = SmallProfile(NOWHERE, "m", (Cell(0, 1, 1, 1.0, 1.0, 1), Cell(0, 1, 16, 1.0, 1.0, 1)), 1.5, 2.0, None, 0.1)
+    cascade = CascadeProfile((replace(small, image=image),), (), NOWHERE)
+    tasks = {**profile.tasks, "colour": replace(profile.tasks["colour"], cascade=cascade)}
+    choice = CascadeChoice("", ((0, 0.9),))
+    plan = make_plan(replace(profile, tasks=tasks), "", goals(profile), {"colour": choice})
+    assert plan.decoders.keys() == {"warm_decode"}
+    assert (plan.tasks["colour"].entry, plan.tasks["colour"].cascade) == ("colour_cascade", True)
+    served = plan.cascades["colour_cascade"]
+    assert (served.kind, served.image, served.tokenizer, served.max_bytes) == ("vision", image, None, 32 * 1024 * 1024)
+    assert (served.small[0].image, served.small[0].max_batch) == (image, 16)
 
 
 def test_an_unknown_policy_is_refused(profile: Profile) -> None:

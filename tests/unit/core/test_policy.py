@@ -163,19 +163,33 @@ def situations(draw: st.DrawFn) -> tuple[list[Item], float, Outlook]:
 def test_no_decision_breaks_a_promise(situation: tuple[list[Item], float, Outlook]) -> None:
     waiting, now_s, view = situation
     decision = LargestBatch().decide(waiting, now_s, view)
-    taken = (*decision.drop, *decision.batch)
-    assert taken == tuple(waiting[: len(taken)])
+    assert decision.drop == tuple(waiting[: len(decision.drop)])
     for one in decision.drop:
         assert all(view.finish_s([one], gamma, now_s) > one.deadline_s for gamma in view.gammas([one]))
     if not decision.batch:
         assert decision.drop == tuple(waiting)
         return
     head = decision.batch[0]
+    bucket = view.latency.bucket
+    alike = [one for one in waiting[len(decision.drop) :] if bucket(one.length) == bucket(head.length)]
+    assert waiting[len(decision.drop)] == head
+    assert decision.batch == tuple(alike[: len(decision.batch)])
     assert decision.finish_s == view.finish_s(decision.batch, decision.gamma, now_s) <= head.deadline_s
     assert 0 < len(decision.batch) <= view.max_batch
     assert decision.gamma in view.gammas(decision.batch)
     in_time = [g for g in view.gammas(decision.batch) if view.finish_s(decision.batch, g, now_s) <= head.deadline_s]
     assert view.value(decision.batch, decision.gamma) == max(view.value(decision.batch, gamma) for gamma in in_time)
-    larger = waiting[len(decision.drop) : len(taken) + 1]
+    larger = alike[: len(decision.batch) + 1]
     if len(decision.batch) < len(larger) <= view.max_batch:
         assert all(view.finish_s(larger, gamma, now_s) > head.deadline_s for gamma in view.gammas(larger))
+
+
+def test_texts_share_a_batch_with_those_that_count_as_long() -> None:
+    cells = [Cell(0, length, batch, 1.0 + length * batch / 16, 1.0 + length * batch / 16, 30)
+             for length in (16, 64) for batch in (1, 8)]  # fmt: skip
+    outlook = Outlook(LatencyTable(cells), {"t": {0: 0.9}}, 8)
+    waiting = [Item("t", 0.0, 10.0 + i, 1.0, length, i) for i, length in enumerate((7, 60, 16, 17, 3, 64))]
+    first = LargestBatch().decide(waiting, 0.0, outlook)
+    assert [item.payload for item in first.batch] == [0, 2, 4], "short texts are not padded to long ones"
+    rest = [item for item in waiting if item not in first.batch]
+    assert [item.payload for item in LargestBatch().decide(rest, 0.0, outlook).batch] == [1, 3, 5]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ("profile", "plan", "generate", "serve", "check", "demo")
+COMMANDS = ("tune", "profile", "plan", "generate", "serve", "check", "demo")
 
 
 def elastriton(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -47,6 +47,7 @@ def test_check_of_a_damaged_repository_exits_with_1(tmp_path: Path, tiny_reposit
     ("arguments", "message"),
     [
         (("plan", "-c", "gone.yaml"), "gone.yaml does not exist"),
+        (("tune", "--task", "pets", "-c", "gone.yaml"), "gone.yaml does not exist"),
         (("generate", "repository"), "plan.json does not exist"),
         (("serve", "nowhere"), "no model repository"),
         (("demo", "--directory", "nowhere"), "run the demo from a clone"),

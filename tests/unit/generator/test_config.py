@@ -48,11 +48,18 @@ def test_a_good_file_is_read_with_defaults(tmp_path: Path) -> None:
         ("encoders.vit.level", [0], "did you mean 'levels'?"),
         ("tasks.pets.slo", 3, "did you mean 'slo_ms'?"),
         ("tasks.pets.data", {"path": "x", "sample": 3}, "did you mean 'samples'?"),
-        ("tasks.pets.cascade", {"model": "x", "max_drops": 0.1}, "did you mean 'max_drop'?"),
+        ("tasks.pets.cascade", {"models": ["x"], "max_drops": 0.1}, "did you mean 'max_drop'?"),
+        ("tasks.pets.cascade", {"models": ["x"], "max_drop": 0.1, "audit": {"shares": 1}}, "did you mean 'share'?"),
+        ("tasks.pets.cascade", {"models": ["x"]}, "give one of max_drop and target_accuracy"),
+        ("tasks.pets.cascade", {"models": ["x"], "max_drop": 0.1, "target_accuracy": 0.9}, "give one of max_drop and"),
+        ("tasks.pets.cascade", {"models": [], "max_drop": 0.1}, "at least 1 item"),
+        ("tasks.pets.cascade", {"models": ["x"], "max_drop": 0.1}, "has a cascade but no data to certify it with"),
         ("version", 2, "version"),
         ("tasks.pets.slo_ms", -1, "greater than 0"),
         ("tasks.pets.encoder", "vot", "names encoder 'vot'"),
         ("encoders.vit.levels", [-8, 4], "lack 0"),
+        ("encoders.vit.schedule", "serach", "'constant' or 'search'"),
+        ("encoders.vit", {"kind": "text", "model": "m", "schedule": "search"}, "'search' is for vision encoders"),
         ("encoders.vit.kind", "audio", "'vision' or 'text'"),
         ("policy", "magic", "policy 'magic' is unknown"),
         ("tasks.pets.inputs", 2, "vision task"),
@@ -74,11 +81,20 @@ def test_all_mistakes_at_once(tmp_path: Path) -> None:
         load_config(write(tmp_path, config))
 
 
-def test_text_encoders_have_only_the_plain_level(tmp_path: Path) -> None:
-    text = {"kind": "text", "model": "m", "levels": [-2, 0]}
-    config = {"version": 1, "encoders": {"bert": text}, "tasks": {"t": {"encoder": "bert", "slo_ms": 1}}}
-    with pytest.raises(ConfigError, match="only level 0"):
-        load_config(write(tmp_path, config))
+def text_levels(levels: list[int]) -> dict[str, Any]:
+    text = {"kind": "text", "model": "m", "levels": levels}
+    return {"version": 1, "encoders": {"bert": text}, "tasks": {"t": {"encoder": "bert", "slo_ms": 1}}}
+
+
+def test_text_encoders_have_merging_levels(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, text_levels([-50, -8, 0])))
+    assert config.encoders["bert"].levels == (-50, -8, 0)
+
+
+@pytest.mark.parametrize("levels", [[-51, 0], [-8, 0, 4]])
+def test_text_encoders_have_no_prompts_and_merge_at_most_half(tmp_path: Path, levels: list[int]) -> None:
+    with pytest.raises(ConfigError, match="text encoders take -50 to 0, the per cent of tokens that a layer merges"):
+        load_config(write(tmp_path, text_levels(levels)))
 
 
 def test_no_file_and_no_yaml(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def test_public_tensors_are_as_promised(plan: Plan) -> None:
         "SCORE": ("TYPE_FP32", [1]),
         "LEVEL": ("TYPE_INT32", [1]),
         "GAMMA": ("TYPE_INT32", [1]),
+        "FALLBACK": ("TYPE_BOOL", [1]),
     }
 
 
@@ -134,7 +135,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "plan field": (lambda r: edit(r / "colour_decode/1/plan.json", '"task"', '"tusk"'), "did you mean 'task'"),
     "graph": (lambda r: (r / "vit_executor/1/vit/level_0.onnx").unlink(), "level 0 has no graph"),
     "weights": (lambda r: (r / "vit_executor/1/vit/weights.bin").write_bytes(b"x"), "not the one that was profiled"),
-    "artifact": (lambda r: shutil.rmtree(r / "intent_cascade/1/intent_small"), "intent_small is missing"),
+    "artifact": (lambda r: shutil.rmtree(r / "intent_cascade/1/intent_small0"), "intent_small0 is missing"),
     "escape": (lambda r: edit(r / "vit_executor/1/plan.json", '"vit"', '"../vit"'), "points out of the repository"),
     "executor": (lambda r: shutil.rmtree(r / "vit_executor"), "calls the executor 'vit_executor'"),
     "scheduler": (lambda r: shutil.rmtree(r / "bert_scheduler"), "needs the scheduler 'bert_scheduler'"),

@@ -1,4 +1,4 @@
-"""model_repository/ is what the generator renders today for the demo's committed profile."""
+"""model_repository/ is what the generator renders today for the demo's committed plan."""
 
 from __future__ import annotations
 

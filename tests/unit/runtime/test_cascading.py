@@ -1,82 +1,55 @@
+"""Who answers, with what, and what becomes of errors and late requests."""
+
 from __future__ import annotations
 
-import json
 import queue
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from cascade_service import (
+    EASY,
+    HARD,
+    OTHER,
+    Counts,
+    Outcome,
+    answers,
+    arrays,
+    at,
+    intent,
+    large,
+    reject,
+    request,
+    serving,
+    similarity,
+    small_probabilities,
+)
 
-from elastriton.core.errors import Internal, InvalidInput, Rejected, RequestError, Unavailable
-from elastriton.core.plan import CascadePlan, Plan
-from elastriton.core.records import load
-from elastriton.runtime.cascading import CascadeService, SmallModel
+from elastriton.core.errors import Internal, InvalidInput, Rejected, Unavailable
+from elastriton.core.plan import CascadePlan
+from elastriton.runtime import cascading
 from elastriton.runtime.executor import Arrays
 from elastriton.runtime.reply import Reply, Request
-from elastriton.runtime.scheduling import Call, Parameters
+from elastriton.runtime.scheduling import Parameters
+from elastriton.runtime.small import SmallModel
 from elastriton.runtime.texts import TextTokenizer
-
-Outcome = dict[str, Any] | RequestError
-EASY, HARD, OTHER = "hello there good morning", "buy tea", "two please bye you see hi"
 
 
 @pytest.fixture(scope="module")
 def plan(tiny_build: Path) -> CascadePlan:
-    plan = load(Plan, tiny_build / "plan.json").cascades["intent_cascade"]
-    assert plan.small is not None
-    return replace(plan, small=replace(plan.small, temperature=1.0))  # a random model's own is as flat as can be
+    return intent(tiny_build)
 
 
 @pytest.fixture(scope="module")
 def ratings(tiny_build: Path) -> CascadePlan:
-    return load(Plan, tiny_build / "plan.json").cascades["similarity_cascade"]
+    return similarity(tiny_build)
 
 
-def at(plan: CascadePlan, threshold: float) -> CascadePlan:
-    assert plan.small is not None
-    return replace(plan, small=replace(plan.small, threshold=threshold))
-
-
-def small_probabilities(plan: CascadePlan, folder: Path, *texts: str) -> Any:
-    assert plan.small is not None
-    model = SmallModel(plan.small, folder, plan.task)
-    tokenizer = TextTokenizer(folder / plan.small.artifact.path, plan.small.text.max_length, plan.inputs)
-    return model.probabilities([tokenizer.encode([text]) for text in texts])
-
-
-def large(model: str, inputs: Arrays, parameters: Parameters, request_id: str) -> Arrays:
-    """The large model is sure of `order`, at level -4."""
-    assert len(inputs["INPUT_IDS"]) == 1
-    return {"PROBABILITIES": np.array([[0.1, 0.1, 0.8]], np.float32), "GAMMA": np.array([[-4]], np.int32)}
-
-
-@contextmanager
-def serving(plan: CascadePlan, folder: Path, call: Call = large) -> Iterator[CascadeService]:
-    service = CascadeService(plan, folder, call)
-    yield service
-    service.stop()
-
-
-def request(*rows: Any, **parameters: Any) -> tuple[queue.Queue[Outcome], Request]:
-    outcomes: queue.Queue[Outcome] = queue.Queue()
-    parts = [[row] if isinstance(row, str | bytes) else row for row in rows]
-    texts = np.array([[part if isinstance(part, bytes) else part.encode() for part in row] for row in parts], object)
-    return outcomes, Request({"TEXT": texts}, json.dumps(parameters), 0, "id-7", Reply(outcomes.put))
-
-
-def answers(service: CascadeService, *pairs: tuple[queue.Queue[Outcome], Request]) -> list[Outcome]:
-    service.handle([one for _, one in pairs])
-    return [outcomes.get(timeout=10) for outcomes, _ in pairs]
-
-
-def arrays(outcome: Outcome) -> dict[str, Any]:
-    assert isinstance(outcome, dict), outcome
-    return outcome
+@pytest.fixture
+def counts() -> Counts:
+    return Counts()
 
 
 def test_at_threshold_zero_the_small_model_answers_everything(plan: CascadePlan, tiny_build: Path) -> None:
@@ -120,6 +93,7 @@ def test_the_large_model_is_asked_for_one_sample_with_the_time_that_is_left(
     with serving(at(plan, 1.1), tiny_build, call) as service:
         answers(service, request(HARD, slo_ms=30_000, utility=2.5))
     ((model, inputs, parameters, request_id),) = calls
+    assert plan.tokenizer is not None
     encoding = TextTokenizer(tiny_build / plan.tokenizer.path, 16).encode([HARD])
     assert (model, request_id, inputs["TASK"].tolist()) == ("bert_scheduler", "id-7", [[b"intent"]])
     assert inputs["INPUT_IDS"].tolist() == [encoding.ids.tolist()]
@@ -164,11 +138,53 @@ def test_the_samples_of_one_request_keep_their_order_and_levels(plan: CascadePla
     assert outcome["GAMMA"].tolist() == [[0], [-4]] * 6
 
 
-def test_a_deadline_that_has_passed_before_the_large_model_is_rejected(plan: CascadePlan, tiny_build: Path) -> None:
-    with serving(at(plan, 1.1), tiny_build) as service:
-        late, fine = answers(service, request(HARD, slo_ms=0.0001), request(EASY))
-    assert type(late) is Rejected
-    assert arrays(fine)["LEVEL"].tolist() == [[1]]
+def test_a_deadline_that_leaves_no_time_for_the_large_model_gets_the_small_one_s_answer(
+    plan: CascadePlan, tiny_build: Path, counts: Counts
+) -> None:
+    expected = small_probabilities(plan, tiny_build, HARD)
+    with serving(at(plan, 1.1), tiny_build, observer=counts) as service:
+        late, fine = map(arrays, answers(service, request(HARD, slo_ms=0.0001), request(EASY)))
+        counts.wait_for_answers(2)
+    np.testing.assert_allclose(late["PROBABILITIES"], expected, atol=1e-5)
+    assert (late["LEVEL"].tolist(), late["GAMMA"].tolist(), late["FALLBACK"].tolist()) == ([[0]], [[0]], [[True]])
+    assert (fine["LEVEL"].tolist(), fine["FALLBACK"].tolist()) == ([[1]], [[False]])
+    assert fine["FALLBACK"].dtype == np.bool_
+    assert sorted(counts.answers) == [(0, True), (1, False)]
+
+
+def test_what_the_scheduler_rejects_gets_the_small_model_s_answer(plan: CascadePlan, tiny_build: Path) -> None:
+    expected = small_probabilities(plan, tiny_build, HARD)
+    with serving(replace(at(plan, 1.1), small_weight=0.5), tiny_build, reject) as service:
+        (outcome,) = map(arrays, answers(service, request(HARD)))
+    np.testing.assert_allclose(outcome["PROBABILITIES"], expected, atol=1e-5)
+    assert outcome["FALLBACK"].tolist() == [[True]]
+
+
+def test_without_a_small_model_s_opinion_a_rejection_stays_one(plan: CascadePlan, tiny_build: Path) -> None:
+    with serving(replace(plan, small=()), tiny_build, reject) as service:
+        (outcome,) = answers(service, request(HARD))
+    assert type(outcome) is Rejected
+
+
+def test_where_too_many_wait_for_the_large_model_the_small_one_s_answer_stands(
+    plan: CascadePlan, tiny_build: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cascading, "MAX_ROUTED", 1)
+    go = threading.Event()
+
+    def call(model: str, inputs: Arrays, parameters: Parameters, request_id: str) -> Arrays:
+        assert go.wait(timeout=20)
+        return large(model, inputs, parameters, request_id)
+
+    with serving(at(plan, 1.1), tiny_build, call) as service:
+        (first, one), (second, other) = request(HARD), request(EASY)
+        service.handle([one, other])
+        refused = [outcomes for outcomes in (first, second) if not outcomes.empty()]
+        assert len(refused) == 1
+        assert arrays(refused[0].get())["FALLBACK"].tolist() == [[True]]
+        go.set()
+        waited = second if refused[0] is first else first
+        assert arrays(waited.get(timeout=10))["FALLBACK"].tolist() == [[False]]
 
 
 @pytest.mark.parametrize(("raised", "kind"), [(Unavailable("gone"), Unavailable), (KeyError("GAMMA"), Internal)])
@@ -186,11 +202,11 @@ def test_an_error_of_the_large_model_reaches_only_its_own_request(
     assert arrays(fine)["LEVEL"].tolist() == [[0]]
 
 
-@pytest.mark.parametrize("row", ["", "  ", b"\xff", "hello " * 20])
+@pytest.mark.parametrize("row", ["", "  ", b"\xff", "hello " * 200])
 def test_a_bad_text_reaches_only_its_own_request(plan: CascadePlan, tiny_build: Path, row: str | bytes) -> None:
     with serving(at(plan, 0.0), tiny_build) as service:
         refused, fine = answers(service, request(EASY, row), request(EASY))
-    assert type(refused) is InvalidInput
+    assert isinstance(refused, InvalidInput)
     assert arrays(fine)["LEVEL"].tolist() == [[0]]
 
 
@@ -206,18 +222,18 @@ def test_a_failing_small_model_is_an_internal_error(
     plan: CascadePlan, tiny_build: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(at(plan, 0.0), tiny_build) as service:
-        monkeypatch.setattr(SmallModel, "probabilities", lambda *_: 1 / 0)
+        monkeypatch.setattr(SmallModel, "opinions", lambda *_: 1 / 0)
         (outcome,) = answers(service, request(EASY))
     assert type(outcome) is Internal
-    assert "the small model failed: ZeroDivisionError" in str(outcome)
+    assert "small model 0 failed: ZeroDivisionError" in str(outcome)
 
 
-def test_a_regression_of_pairs_goes_straight_to_the_large_model(ratings: CascadePlan, tiny_build: Path) -> None:
+def test_without_small_models_everything_goes_straight_to_the_large_one(ratings: CascadePlan, tiny_build: Path) -> None:
     def call(model: str, inputs: Arrays, parameters: Parameters, request_id: str) -> Arrays:
         tokens = float(inputs["ATTENTION_MASK"].sum())
         return {"SCORE": np.array([[tokens]], np.float32), "GAMMA": np.array([[0]], np.int32)}
 
-    with serving(ratings, tiny_build, call) as service:
+    with serving(replace(ratings, small=()), tiny_build, call) as service:
         fine, refused = answers(service, request(["hello", "hi there"], ["buy", "tea"]), request("hello"))
     assert arrays(fine)["SCORE"].tolist() == [[6.0], [5.0]]
     assert arrays(fine)["LEVEL"].tolist() == [[1], [1]]

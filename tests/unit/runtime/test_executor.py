@@ -10,7 +10,7 @@ from elastriton.core.levels import TokenLevel
 from elastriton.core.plan import Plan
 from elastriton.core.profile import load_profile
 from elastriton.core.records import load
-from elastriton.runtime.executor import Arrays, ElasticExecutor, Floats, example_inputs, load_executor, load_plain
+from elastriton.runtime.executor import Arrays, ElasticExecutor, Floats, example_inputs, load_executor
 from elastriton.runtime.heads import TaskHead, load_head
 from elastriton.runtime.onnx_encoder import OnnxEncoder
 
@@ -116,12 +116,6 @@ def test_the_executors_of_a_plan_load_and_run(tiny_build: Path) -> None:
         inputs = example_inputs(executor_plan.image, 2, 8)
         task = next(iter(executor_plan.heads))
         assert executor.logits(clipped(inputs), [task] * 2, 0).shape == (2, executor_plan.classes)
-
-
-def test_the_small_model_loads_from_one_folder(tiny_build: Path) -> None:
-    executor = load_plain(tiny_build / "intent_small", "intent", max_batch=3)
-    assert executor.logits(clipped(example_inputs(None, 3, 8)), ["intent"] * 3, 0).shape == (3, 3)
-    assert (list(executor.levels), executor.max_batch) == ([0], 3)
 
 
 def clipped(inputs: Arrays) -> Arrays:

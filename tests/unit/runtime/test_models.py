@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from elastriton.core.errors import ConfigError
-from elastriton.core.levels import TokenLevel, constant_level
+from elastriton.core.levels import TokenLevel
 from elastriton.runtime.models import load_text, load_vision
 
 LABELS = {0: "greet", 1: "leave", 2: "order"}
@@ -74,12 +74,6 @@ def test_only_a_model_that_knows_segments_reads_them(tmp_path: Path, tiny_bert: 
     assert load_text(str(bert(tmp_path, tiny_bert))).encoder.reads_segments
     assert not load_text(str(distilbert(tmp_path / "distilbert", tiny_bert))).encoder.reads_segments
     assert not load_text(str(roberta(tmp_path / "roberta", tiny_bert))).encoder.reads_segments
-
-
-def test_a_text_encoder_has_only_the_plain_level(tiny_bert: Any, tmp_path: Path) -> None:
-    ids = torch.ones(1, 3, dtype=torch.int64)
-    with pytest.raises(ConfigError, match="only level 0, not -2"):
-        load_text(str(bert(tmp_path, tiny_bert))).encoder(ids, ids, ids, constant_level(-2, 2))
 
 
 def local_vit(folder: Path, architecture: str, classes: int, **pretrained_cfg: Any) -> Any:

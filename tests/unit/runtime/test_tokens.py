@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from elastriton.core.levels import merged
-from elastriton.runtime.tokens import add_prompts, bipartite_soft_matching, merge_weighted, replace_prompts
+from elastriton.runtime.tokens import (
+    add_prompts,
+    bipartite_soft_matching,
+    masked_soft_matching,
+    merge_weighted,
+    replace_prompts,
+)
 
 Groups = set[frozenset[int]]
 
@@ -127,9 +133,115 @@ def test_weighted_merging_conserves_mass_and_is_a_mean(protected: int) -> None:
     torch.testing.assert_close(out, merge(x * size) / merge(size))
 
 
+@pytest.mark.parametrize("protected", [0, 1, 5])
+def test_merged_tokens_are_as_long_as_the_longest_of_their_parts(protected: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 21, 6, generator=generator, dtype=torch.float64)
+    size = 1 + torch.rand(3, 21, 1, generator=generator, dtype=torch.float64)
+    merge = bipartite_soft_matching(torch.randn(3, 21, 4, generator=generator, dtype=torch.float64), 7, protected)
+    mean, total = merge_weighted(merge, x, size)
+    out, same_total = merge_weighted(merge, x, size, keep_norm=True)
+    torch.testing.assert_close(same_total, total)
+    torch.testing.assert_close(torch.cosine_similarity(out, mean, dim=-1), torch.ones(3, 14, dtype=torch.float64))
+    members = merge(torch.eye(21, dtype=torch.float64).expand(3, 21, 21)) > 0
+    for lengths, rows, parts in zip(out.norm(dim=-1), members, x.norm(dim=-1), strict=True):
+        for length, row in zip(lengths, rows, strict=True):
+            torch.testing.assert_close(length, parts[row].max())
+    alone = members.sum(dim=-1) == 1
+    torch.testing.assert_close(out[alone], mean[alone])
+
+
+def test_parts_that_cancel_give_no_infinite_token() -> None:
+    x = torch.tensor([[[0.0], [1.0], [-1.0]]])
+    merge = bipartite_soft_matching(torch.ones(1, 3, 2), 1)
+    out, _ = merge_weighted(merge, x, torch.ones(1, 3, 1), keep_norm=True)
+    assert torch.isfinite(out).all()
+
+
 def test_prompts_stand_behind_the_prefix_and_are_replaced_there() -> None:
     x = torch.arange(5.0).reshape(1, 5, 1)
     first, second = torch.tensor([[[10.0], [11.0]]]), torch.tensor([[[20.0], [21.0]]])
     added = add_prompts(x, first, prefix=2)
     assert added.flatten().tolist() == [0, 1, 10, 11, 2, 3, 4]
     assert replace_prompts(added, second, prefix=2).flatten().tolist() == [0, 1, 20, 21, 2, 3, 4]
+
+
+def slow_masked_merge(metric: Tensor, x: Tensor, real: Tensor, mergeable: Tensor, r: int, slots: int) -> Tensor:
+    """One text, one token at a time, in the documented order."""
+    unit = (metric / metric.norm(dim=-1, keepdim=True)).numpy()
+    free = [i for i in range(len(x)) if mergeable[i]]
+    targets, sources = free[::2], free[1::2]
+    best = {i: max(targets, key=lambda j, i=i: unit[i] @ unit[j]) for i in sources}  # type: ignore[misc]
+    merging = sorted(sources, key=lambda i: -(unit[i] @ unit[best[i]]))[:r]
+    order = [i for i in range(len(x)) if real[i] and not mergeable[i]]
+    order += [i for i in sources if i not in merging] + targets
+    rows = [x[i] + sum((x[j] for j in merging if best[j] == i), torch.zeros_like(x[i])) for i in order]
+    return torch.stack(rows + [torch.zeros_like(x[0])] * (slots - len(rows)))
+
+
+def test_masked_matching_equals_a_slow_reference_on_random_texts() -> None:
+    generator = torch.Generator().manual_seed(0)
+    cases = 0
+    for n in range(2, 42):
+        lengths = torch.randint(2, n + 1, (10,), generator=generator)
+        lengths[0] = n
+        real = torch.arange(n) < lengths[:, None]
+        mergeable = real & (torch.rand(10, n, generator=generator) < 0.8) & (torch.arange(n) > 0)
+        r = (torch.rand(10, generator=generator) * (1 + mergeable.sum(dim=-1) // 2)).to(torch.int64)
+        slots = int((lengths - r).max())
+        metric = torch.randn(10, n, 5, generator=generator, dtype=torch.float64)
+        x = torch.randn(10, n, 4, generator=generator, dtype=torch.float64)
+        out = masked_soft_matching(metric, real, mergeable, r, slots)(x)
+        assert out.shape == (10, slots, 4)
+        for row in range(10):
+            arguments = (metric[row], x[row], real[row], mergeable[row], int(r[row]), slots)
+            torch.testing.assert_close(out[row], slow_masked_merge(*arguments), rtol=0, atol=1e-12)
+            cases += 1
+    assert cases == 400
+
+
+@pytest.mark.parametrize("protected", [1, 5])
+def test_masked_matching_without_padding_is_the_matching_of_images(protected: int) -> None:
+    generator = torch.Generator().manual_seed(protected)
+    for n in range(protected + 2, 60):
+        metric = torch.randn(4, n, 6, generator=generator, dtype=torch.float64)
+        x = torch.randn(4, n, 3, generator=generator, dtype=torch.float64)
+        wanted = int(torch.randint(1, n, (), generator=generator))
+        r = merged(n, wanted, protected)
+        real = torch.ones(4, n, dtype=torch.bool)
+        mergeable = real & (torch.arange(n) >= protected)
+        ours = masked_soft_matching(metric, real, mergeable, torch.full((4,), r), n - r)(x)
+        torch.testing.assert_close(ours, bipartite_soft_matching(metric, r, protected)(x), rtol=0, atol=1e-12)
+
+
+def test_an_empty_slot_has_no_size_and_stays_zero() -> None:
+    real = torch.tensor([[True, True, True, True, True], [True, True, False, False, False]])
+    mergeable = real & (torch.arange(5) > 0)
+    size = real.to(torch.float32)[:, :, None]
+    x = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    out, total = merge_weighted(masked_soft_matching(x, real, mergeable, torch.tensor([2, 0]), 3), x, size)
+    assert total[:, :, 0].sum(dim=1).tolist() == [5, 2]
+    assert total[1, :, 0].tolist() == [1, 1, 0]
+    torch.testing.assert_close(out[1], torch.cat([x[1, :2], torch.zeros(1, 3)]))
+
+
+@pytest.mark.parametrize("protected", [0, 1, 5])
+def test_sizes_through_several_merges_equal_a_slow_float64_count(protected: int) -> None:
+    """What each token stands for after three merges, as lists of the first tokens; 40 x 3 samples a case."""
+    generator = torch.Generator().manual_seed(protected)
+    for n in range(protected + 8, protected + 48):
+        x = torch.randn(3, n, 5, generator=generator, dtype=torch.float64)
+        first, size = x, torch.ones(3, n, 1, dtype=torch.float64)
+        members = [[[i] for i in range(n)] for _ in range(3)]
+        for r in torch.randint(1, 9, (3,), generator=generator).tolist():
+            merge = bipartite_soft_matching(x, r, protected)
+            joined = merge(torch.eye(x.shape[1], dtype=torch.float64).expand(3, -1, -1))
+            members = [
+                [[one for i in np.flatnonzero(row) for one in old[i]] for row in rows.numpy()]
+                for old, rows in zip(members, joined, strict=True)
+            ]
+            x, size = merge_weighted(merge, x, size)
+        for row in range(3):
+            assert size[row, :, 0].tolist() == [len(group) for group in members[row]]
+            means = torch.stack([torch.stack([first[row, i] for i in group]).mean(dim=0) for group in members[row]])
+            torch.testing.assert_close(x[row], means, rtol=0, atol=1e-12)

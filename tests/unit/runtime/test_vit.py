@@ -10,7 +10,7 @@ from torch import Tensor
 
 from elastriton.core.errors import ConfigError
 from elastriton.core.levels import TokenLevel, constant_level, token_counts
-from elastriton.runtime.vit import ElasticViT
+from elastriton.runtime.vit import ClsAttention, ElasticViT, attend
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 5}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -114,6 +114,23 @@ def test_merging_levels_equal_a_slow_float64_reference(name: str, schedule: tupl
         level = TokenLevel(-1, schedule)
         torch.testing.assert_close(ours(images(), level), expected, rtol=1e-9, atol=1e-9)
         assert token_counts(level, counts[0], len(schedule), ours.prefix) == tuple(counts)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_proportional_attention_equals_a_slow_float64_reference_on_random_sizes(name: str) -> None:
+    attention = build(name)[1].double().vit.blocks[1].attn
+    generator = torch.Generator().manual_seed(3)
+    for n in range(2, 22):
+        x = torch.randn(3, n, 24, generator=generator, dtype=torch.float64)
+        sizes = torch.randint(1, 9, (3, n, 1), generator=generator).double()
+        with torch.inference_mode():
+            out, keys = attend(attention, x, sizes.log())
+            first = ClsAttention(attention)(x, sizes.log())
+            for row in range(3):
+                expected, expected_keys = slow_attention(attention, x[row], sizes[row, :, 0].tolist())
+                torch.testing.assert_close(out[row], expected, rtol=0, atol=1e-10)
+                torch.testing.assert_close(first[row], expected[:1], rtol=0, atol=1e-10)
+                torch.testing.assert_close(keys[row], expected_keys, rtol=0, atol=1e-10)
 
 
 def slow_prompted(ours: ElasticViT, pixels: Tensor, prompts: Tensor) -> Tensor:

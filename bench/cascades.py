@@ -1,0 +1,151 @@
+"""Cascades served, beside their peers: accuracy, early returns, latency and throughput of every policy on real texts.
+
+    python bench/cascade_models.py    # first: data and models, an hour
+    python bench/cascades.py          # about half an hour; writes bench/results/cascades.json
+
+Per task one profile and one tritonserver, in which every policy is a model of its own (bench/cascade_policies.py) in
+front of the same large model. Requests take turns: each test text goes to every policy, one at a time, in random order
+("sequential"); then every policy in turn gets all test texts with 16 in flight ("at load": throughput, accuracy). Texts
+are those that profiling has not seen. `deebert` and `agreement` are computed (bench/exits.py), and `infaas` is the one
+of both models that is cheapest within max_drop on labelled data: its figures are that policy's (`same_as`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cascade_policies import POLICIES, choices
+from cascade_records import Asked, computed, infaas, record
+from cascade_tasks import SETTINGS, labelled, write_project
+from rich.console import Console
+
+from elastriton.client import Answer, Client
+from elastriton.core.plan import Plan
+from elastriton.core.planner import make_plan
+from elastriton.core.profile import Profile, load_profile
+from elastriton.core.promise import CascadeChoice
+from elastriton.generator.cached import load_cached
+from elastriton.generator.config import load_config, resolve
+from elastriton.generator.data import Labelled
+from elastriton.generator.goals import goals
+from elastriton.generator.machine import this_machine
+from elastriton.generator.profiler import profile
+from elastriton.generator.repository import generate
+from elastriton.generator.serve import Server
+from elastriton.generator.show import steps
+
+ROOT = Path(__file__).parents[1]
+IN_FLIGHT = 16
+ROUNDS = 3
+SLO_MS = 60_000.0
+
+console = Console(width=150)
+
+
+def main() -> None:
+    """Run every task and write what came out after each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", type=Path, default=ROOT / "build/cascades")
+    parser.add_argument("--output", type=Path, default=ROOT / "bench/results/cascades.json")
+    parser.add_argument("--task", nargs="*", default=tuple(SETTINGS))
+    parser.add_argument("--sequential", type=int, default=250, help="test texts that are sent one at a time")
+    parser.add_argument("--keep-profile", action="store_true", help="use the profile of an earlier run")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    records: list[dict[str, Any]] = []
+    meta: dict[str, Any] = {"machine": asdict(this_machine()), "tasks": {}, "seed": arguments.seed}
+    for name in arguments.task:
+        found, promises = run(name, arguments)
+        records += found
+        meta["tasks"][name] = promises
+        for one in found:
+            console.print(
+                f"{name:10} {one['policy']:17} accuracy {one['accuracy']:.4f}  early {one['early_return']:.2f}  mean "
+                f"{one['mean_ms']:6.1f}  p99 {one['p99_ms']:6.1f} ms  {one['throughput'] or 0:6.1f}/s"
+            )
+        arguments.output.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+        meta_file = arguments.output.with_name("cascades_meta.json")
+        meta_file.write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+
+
+def run(task: str, arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Profile, plan and serve one task: a record per policy, and what was promised."""
+    path = write_project(task, arguments.build)
+    config = load_config(path)
+    build = path.parent / "build"
+    build.mkdir(exist_ok=True)
+    if not arguments.keep_profile:
+        with steps(f"profile of {task}") as advance:
+            profile(config, path.parent, build, budget_s=0.1, advance=advance)
+    measured = load_profile(build / "profile.json")
+    taskprofile, cascade = measured.tasks[task], config.tasks[task].cascade
+    assert taskprofile.cascade is not None
+    assert cascade is not None
+    cached = load_cached(build / taskprofile.cascade.cached.path)
+    encoder = measured.encoders[taskprofile.encoder]
+    found = choices(cached, taskprofile, encoder, cascade, config.overhead_ms, arguments.seed)
+    plan = together(measured, config, task, found)
+    generate(plan, build, path.parent / "repository")
+    calibration, test = labelled(config, task, path.parent)
+    asked = serve(path.parent / "repository", found, test, arguments)
+    records = [record(task, name, asked[name], test, found[name]) for name in POLICIES]
+    records.append(infaas(records, cached, taskprofile, cascade))
+    small = [answer.label for answer in asked["small-only"].at_load]
+    served = {one["policy"]: one for one in records}
+    model = resolve(config.encoders["minilm"].model, path.parent)
+    records += computed(task, served, small, encoder, calibration, test, cascade, model)
+    promises = {name: {"note": choice.note, "promise": asdict(choice)["promise"]} for name, choice in found.items()}
+    return records, promises
+
+
+def together(measured: Profile, config: Any, task: str, found: dict[str, CascadeChoice]) -> Plan:
+    """One plan that serves every policy's cascade, as models named after the policies, on one large model."""
+    plans = {name: make_plan(measured, "", goals(config), {task: choice}) for name, choice in found.items()}
+    first = next(iter(plans.values()))
+    cascades = {f"{slug(name)}_cascade": plan.cascades[f"{task}_cascade"] for name, plan in plans.items()}
+    tasks = {slug(name): replace(first.tasks[task], entry=f"{slug(name)}_cascade") for name in plans}
+    return replace(first, cascades=cascades, tasks=tasks)
+
+
+def serve(
+    repository: Path, found: dict[str, CascadeChoice], test: Labelled, arguments: argparse.Namespace
+) -> dict[str, Asked]:
+    """Ask a server for everything: the answers of each policy."""
+    order = random.Random(arguments.seed)
+    asked = {name: Asked() for name in found}
+    texts = [parts[0] if len(parts) == 1 else (parts[0], parts[1]) for parts in test.texts]
+    server = Server(repository, log=repository.parent / "server.log")
+    server.start()
+    try:
+        server.wait_ready()
+        with Client(f"grpc://{server.grpc_url}", timeout_s=120.0, max_in_flight=IN_FLIGHT) as client:
+            for name in found:
+                client.classify(slug(name), texts=texts[:IN_FLIGHT], slo_ms=SLO_MS)
+            for text in texts[: arguments.sequential]:
+                for name in order.sample(list(found), len(found)):
+                    asked[name].sequential += client.classify(slug(name), texts=[text], slo_ms=SLO_MS)
+            for part in np.array_split(np.arange(len(texts)), ROUNDS):
+                for name in order.sample(list(found), len(found)):
+                    started_s = time.perf_counter()
+                    answers: list[Answer] = client.classify(slug(name), texts=[texts[i] for i in part], slo_ms=SLO_MS)
+                    asked[name].rounds_s.append((len(part), time.perf_counter() - started_s))
+                    asked[name].at_load += answers
+    finally:
+        server.stop()
+    return asked
+
+
+def slug(policy: str) -> str:
+    """A policy's name as Triton takes it."""
+    return policy.replace("-", "_")
+
+
+if __name__ == "__main__":
+    main()

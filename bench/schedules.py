@@ -1,0 +1,117 @@
+"""Searched schedules beside constant r (ToMe), at the same measured latency: bench/results/schedules.json.
+
+    python bench/schedules.py                           # all of the test images of ../shared/data
+    python bench/schedules.py --samples 2000            # fewer of them
+
+The demo's compact ViT under two heads, EuroSAT's own and a linear probe for CIFAR-10. `schedule: search` chooses by the
+fit part (the first 30 %) of both tasks' test images; accuracies are those of the others. Latency is that of ONNX
+Runtime, all levels of both kinds in turns, run by run; figures are medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from live_tasks import DATA, write_project
+from torch import Tensor
+from torch.nn import functional as F
+
+from elastriton.core.levels import TokenLevel, constant_level
+from elastriton.core.profile import Accuracy
+from elastriton.generator.config import TaskConfig, load_config, resolve
+from elastriton.generator.data import label_numbers, load_data
+from elastriton.generator.evaluate import image_pixels
+from elastriton.generator.machine import this_machine
+from elastriton.generator.prepare import task_head
+from elastriton.generator.trials import searched, timer
+from elastriton.runtime.models import VisionModel, load_vision
+
+ROOT = Path(__file__).parents[1]
+GAMMAS = (-20, -16, -12, -8)
+BATCHES = (8, 32)
+
+
+def main() -> None:
+    """Search, judge both kinds on held-out images, time them in turns, write and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--build", type=Path, default=ROOT / "build/schedules")
+    parser.add_argument("--samples", type=int, default=10**6, help="at most so many test images of a task")
+    parser.add_argument("--output", type=Path, default=ROOT / "bench/results/schedules.json")
+    arguments = parser.parse_args()
+    config = load_config(write_project(arguments.build, arguments.data))
+    encoder = config.encoders["vit"].model_copy(update={"levels": (*GAMMAS, 0), "batches": BATCHES})
+    tasks = {name: at_most(task, arguments.samples) for name, task in config.tasks.items()}
+    model = load_vision(resolve(encoder.model, arguments.build))
+    heads = {name: task_head(name, task, model.head, arguments.build) for name, task in tasks.items()}
+    constants = [constant_level(gamma, model.depth) for gamma in GAMMAS]
+    found = searched("vit", constants, model, encoder, tasks, heads, arguments.build, announce)
+    levels = [TokenLevel(0), *constants, *found]
+    announce("\n".join(f"level {level.gamma}: {level.merge}" for level in found))
+    rows: list[dict[str, Any]] = [
+        {"schedule": schedule, **asdict(level)}
+        for schedule, level in zip(
+            ["plain"] + ["constant"] * len(GAMMAS) + ["search"] * len(GAMMAS), levels, strict=True
+        )
+    ]
+    for row, times_ms in zip(rows, timer(model, encoder, announce)(levels), strict=True):
+        row["ms"] = dict(zip(map(str, BATCHES), times_ms, strict=True))
+    for name, task in tasks.items():
+        pixels, numbers = held_out(name, task, heads[name][1], model, arguments.build)
+        weight, bias = torch.from_numpy(heads[name][0].weight), torch.from_numpy(heads[name][0].bias)
+        for row, level in zip(rows, levels, strict=True):
+            with torch.inference_mode():
+                logits = [F.linear(model.encoder(part, level), weight, bias) for part in pixels.split(50)]
+            right = int((torch.cat(logits).argmax(dim=1) == numbers).sum())
+            row.setdefault("accuracy", {})[name] = asdict(Accuracy.of(level.gamma, right, len(numbers)))
+            announce(f"{name} {row['schedule']} {level.gamma}: {right} of {len(numbers)}")
+    result = {"batches": BATCHES, "rows": rows, "machine": asdict(this_machine())}
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(table(rows))
+
+
+def at_most(task: TaskConfig, samples: int) -> TaskConfig:
+    """The task with at most so many of its test images; live_tasks.py leaves it half of them."""
+    if task.data is None:
+        raise SystemExit("the bench needs labelled data")
+    return task.model_copy(update={"data": task.data.model_copy(update={"samples": samples})})
+
+
+def held_out(
+    name: str, task: TaskConfig, labels: tuple[str, ...], model: VisionModel, base: Path
+) -> tuple[Tensor, Tensor]:
+    """The images behind the fit part as pixels [n, h, w, 3], and the numbers of their classes [n]."""
+    assert task.data is not None
+    data = load_data(base / task.data.path).part(0, task.data.samples)
+    data = data.part(task.data.n_fit(len(data)))
+    pixels = np.stack(image_pixels(name, data, model.image))
+    return torch.from_numpy(pixels), torch.from_numpy(label_numbers(data, labels))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: one line for each level, constant and searched side by side."""
+    lines = ["| γ | list | ms, batch 8 | ms, batch 32 | EuroSAT | CIFAR-10 |", "|---|---|---|---|---|---|"]
+    pairs = {gamma: [row for row in rows if row["gamma"] == gamma] for gamma in (0, *reversed(GAMMAS))}
+    for gamma, sides in pairs.items():
+        merges = " → ".join(" ".join(map(str, row["merge"][:-1])) or "–" for row in sides)
+        times = [" → ".join(f"{row['ms'][str(batch)]:.1f}" for row in sides) for batch in BATCHES]
+        right = [
+            " → ".join(f"{one['accuracy'][name]['accuracy']:.1%}" for one in sides) for name in sides[0]["accuracy"]
+        ]
+        lines.append(" | ".join([f"| {gamma}", merges, *times, *right]) + " |")
+    return "\n".join(lines)
+
+
+def announce(step: str) -> None:
+    """Print a step as soon as it is reached."""
+    print(step, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""A BERT that runs at a token level: Hugging Face's modules, our forward."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from elastriton.core.levels import SPECIAL_TOKENS, TokenLevel, merged_shares
+from elastriton.runtime.tokens import masked_soft_matching, merge_weighted
+
+LAYERS = frozenset(f"{family}Layer" for family in ("Bert", "Camembert", "Electra", "Roberta", "XLMRoberta"))
+"""The layers that `features` knows: attention.self, attention.output, intermediate, output; norms behind the sums."""
+
+
+def is_elastic(model: Any) -> bool:
+    """Whether `features` can run this Hugging Face sequence-classification model: BERT, or one built just like it."""
+    layers = getattr(getattr(model.base_model, "encoder", None), "layer", ())
+    kinds = {type(layer).__name__ for layer in layers}
+    return bool(kinds) and kinds <= LAYERS and not model.config.is_decoder
+
+
+def features(
+    model: Any, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None, level: TokenLevel
+) -> Tensor:
+    """Features [batch, width] of token ids, mask and segment ids, each [batch, tokens], at a level of 0 or below.
+
+    Modifications to Hugging Face's forward:
+    - merging levels: after each layer's attention the level's percentage of each text's tokens is merged, by the
+      similarity of keys, and attention is proportional to token size (ToMe, arXiv 2210.09461). CLS and separators never
+      merge; padding has size 0: it takes no part, and a text's result does not depend on it;
+    - the last layer computes only the CLS token, which is all that the head reads: same features, less work.
+    """
+    base = model.base_model
+    x = base.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
+    if hasattr(base, "embeddings_project"):
+        x = base.embeddings_project(x)
+    real = attention_mask > 0
+    mergeable = real & ~special_tokens(input_ids, real)
+    tokens, spare = input_ids.shape[1], (real.sum(dim=-1) - SPECIAL_TOKENS).clamp(min=0)
+    protected = (real & ~mergeable).sum(dim=-1)  # so many tokens come first once something has merged
+    size = real.to(x.dtype)[:, :, None]
+    log_size = size.log()
+
+    *layers, last = base.encoder.layer
+    shares = merged_shares(level, len(layers))
+    for layer, (before, after) in zip(layers, pairwise(shares), strict=True):
+        attended, keys = attend(layer.attention.self, x, log_size)
+        x = layer.attention.output(attended, x)
+        if after > before:
+            r = (spare * after // 100) - (spare * before // 100)
+            slots = tokens - (tokens - SPECIAL_TOKENS) * after // 100  # what a text without padding keeps
+            x, size = merge_weighted(masked_soft_matching(keys, real, mergeable, r, slots), x, size)
+            log_size = size.log()
+            real = size[:, :, 0] > 0
+            mergeable = real & (torch.arange(slots, device=x.device) >= protected[:, None])
+        x = layer.output(layer.intermediate(x), x)
+
+    attended, _ = attend(last.attention.self, x, log_size, queries=1)
+    x = last.attention.output(attended, x[:, :1])
+    x = last.output(last.intermediate(x), x)
+    pooler = getattr(base, "pooler", None)
+    read: Tensor = model.classifier(x if pooler is None else pooler(x))
+    return read
+
+
+def special_tokens(input_ids: Tensor, real: Tensor) -> Tensor:
+    """Bool [batch, tokens]: CLS, the first token, and the last three of those that equal a text's last: separators."""
+    last = input_ids.gather(-1, real.sum(dim=-1, keepdim=True) - 1)
+    separators = (real & (input_ids == last)).to(torch.int64)
+    following = separators.sum(dim=-1, keepdim=True) - separators.cumsum(dim=-1)
+    first = torch.arange(input_ids.shape[1], device=input_ids.device) == 0
+    return first | ((separators > 0) & (following < SPECIAL_TOKENS - 1))
+
+
+def attend(attention: Any, x: Tensor, log_size: Tensor, queries: int | None = None) -> tuple[Tensor, Tensor]:
+    """BERT's attention, proportional to token size: `x` [b, n, c] -> ([b, n, c], keys averaged over heads [b, n, d]).
+
+    Modifications: `log_size` [b, n, 1] (minus infinity for padding) is added to the logits of each key; only the first
+    `queries` tokens ask, if given; the mean of the keys is returned as well.
+    """
+    heads = (attention.num_attention_heads, attention.attention_head_size)
+    q, k, v = (
+        linear(tokens).unflatten(-1, heads).transpose(1, 2)
+        for linear, tokens in ((attention.query, x[:, :queries]), (attention.key, x), (attention.value, x))
+    )
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=log_size[:, None, None, :, 0])
+    return out.transpose(1, 2).flatten(2), k.mean(dim=1)

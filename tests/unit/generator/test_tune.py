@@ -1,0 +1,181 @@
+"""`elastriton tune` on a tiny vision transformer: what is trained, what stays, and what the file is good for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from elastriton.core.errors import ConfigError
+from elastriton.core.levels import TokenLevel
+from elastriton.generator.adapt import Samples, Training, TunableModel, shifted, train_low_rank, train_prompts
+from elastriton.generator.cli import app
+from elastriton.generator.config import Config, load_config
+from elastriton.generator.prepare import prepare_encoder
+from elastriton.generator.tune import prompts_file, tune
+from elastriton.runtime.models import load_vision
+
+TRAINING = Training(epochs=12, minutes=5.0, batch=8, learning_rate=0.05)
+
+
+def silent(step: str) -> None:
+    pass
+
+
+@pytest.fixture
+def model(tiny_vit: Path) -> TunableModel:
+    """The tiny model, its parameters far from their initial values: near these nothing depends on the prompts."""
+    loaded = load_vision(str(tiny_vit))
+    assert loaded.head is not None
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in loaded.encoder.vit.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return TunableModel(loaded, torch.from_numpy(loaded.head.weight), torch.from_numpy(loaded.head.bias))
+
+
+@pytest.fixture(scope="module")
+def samples() -> Samples:
+    """Three colours, a little noisy."""
+    generator = torch.Generator().manual_seed(0)
+    numbers = torch.arange(24) % 3
+    pixels = torch.randint(0, 60, (24, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    pixels[torch.arange(24), :, :, numbers] += 180
+    return Samples(pixels, numbers)
+
+
+def loss(model: TunableModel, samples: Samples, prompts: torch.Tensor | None = None) -> float:
+    with torch.inference_mode():
+        return float(torch.nn.functional.cross_entropy(model(samples.pixels, prompts), samples.numbers))
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_prompts_lower_the_loss_at_every_prefix(model: TunableModel, samples: Samples, layers: int) -> None:
+    prompts, losses = train_prompts(model, layers, 4, samples, TRAINING, silent)
+    assert prompts.shape == (layers, 4, 24)
+    assert len(losses) == 12 * 3
+    for prefix in (1, 2, 3, 4):
+        assert loss(model, samples, prompts[:, :prefix]) < 0.95 * loss(model, samples)
+
+
+def test_encoder_and_head_stay_frozen(model: TunableModel, samples: Samples) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    train_prompts(model, 3, 4, samples, replace(TRAINING, epochs=2), silent)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_control_lowers_the_loss_and_is_merged(model: TunableModel, samples: Samples) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    plain = loss(model, samples)
+    trained, losses = train_low_rank(model, 2, 36, samples, TRAINING, silent)
+    assert trained == 3 * 2 * (24 + 72)
+    assert len(losses) == 36
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert {name.rsplit(".", 1)[1] for name in changed} == {"weight", "q_weight", "kv_weight"}
+    assert all("qkv" in name or name.startswith("encoder.last.") for name in changed)
+    assert loss(model, samples) < 0.95 * plain
+    with torch.inference_mode():
+        torch.testing.assert_close(model(samples.pixels), model.by_blocks(samples.pixels), rtol=1e-4, atol=1e-5)
+
+
+def test_the_time_limit_ends_training(model: TunableModel, samples: Samples) -> None:
+    _, losses = train_prompts(model, 1, 2, samples, replace(TRAINING, epochs=10**6, minutes=0.01), silent)
+    assert 1 <= len(losses) < 10**6
+
+
+def test_shifts_move_pixels_and_invent_none() -> None:
+    column = torch.arange(32, dtype=torch.uint8)
+    pixels = column[:, None, None].expand(32, 32, 3)[None].repeat(16, 1, 1, 1)
+    moved = shifted(pixels, torch.Generator().manual_seed(0))
+    assert moved.shape == pixels.shape
+    assert moved.dtype == torch.uint8
+    steps = {int(image[16, 0, 0]) - 16 for image in moved}
+    assert steps <= {-2, -1, 0, 1, 2}
+    assert len(steps) > 1
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_project: Path) -> Any:
+    """Writes the tiny project's vision half with changes to its task `colour`, and returns the file."""
+
+    def write(**changes: Any) -> Path:
+        config = json.loads((tiny_project / "elastriton.yaml").read_text())
+        colour = {**config["tasks"]["colour"], "prompts": str(tmp_path / "prompts.safetensors"), **changes}
+        colour["data"] = {"path": str(tiny_project / "images"), "samples": 20}
+        kept = {"colour": {key: value for key, value in colour.items() if value is not None}}
+        encoders = {"vit": config["encoders"]["vit"]}
+        (tmp_path / "elastriton.yaml").write_text(json.dumps({"version": 1, "encoders": encoders, "tasks": kept}))
+        return tmp_path / "elastriton.yaml"
+
+    return write
+
+
+def test_the_command_writes_prompts_that_prepare_loads(tmp_path: Path, project: Any) -> None:
+    config = project()
+    arguments = ["tune", "--task", "colour", "-c", str(config), "--epochs", "1", "--json", str(tmp_path / "out.json")]
+    ran = CliRunner().invoke(app, arguments)
+    assert ran.exit_code == 0, ran.output
+    assert "control" in ran.output
+    assert load_file(tmp_path / "prompts.safetensors")["prompts"].shape == (3, 4, 24)
+    out = json.loads((tmp_path / "out.json").read_text())
+    assert [point["gamma"] for point in out["prompts"]["accuracy"]] == [2, 4]
+    assert (out["n_train"], out["plain"]["n"], out["control"]["accuracy"][0]["n"]) == (6, 14, 14)
+    assert out["prompts"]["parameters"] == 3 * 4 * 24 == out["control"]["parameters"]
+    settings = load_config(config)
+    encoder = settings.encoders["vit"].model_copy(update={"levels": (0, 4)})
+    prepared = prepare_encoder(
+        "vit", settings.model_copy(update={"encoders": {"vit": encoder}}), tmp_path, tmp_path / "build", silent
+    )
+    assert prepared.plan.levels == (TokenLevel(0), TokenLevel(4, prompts=4))
+
+
+def test_other_data_to_train_on(tmp_path: Path, project: Any, tiny_project: Path) -> None:
+    result = tune(
+        "colour",
+        load_config(project()),
+        tmp_path,
+        tmp_path / "elsewhere" / "prompts.safetensors",
+        data=tiny_project / "images",
+        shallow=True,
+        training=replace(TRAINING, epochs=1),
+        advance=silent,
+    )
+    assert (result.n_train, result.layers) == (24, 1)
+    assert load_file(tmp_path / "elsewhere" / "prompts.safetensors")["prompts"].shape == (1, 4, 24)
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "message"),
+    [
+        ("color", {}, "there is no task 'color'; the configuration has colour"),
+        ("colour", {"levels": [-4, 0]}, "has no level above 0 in"),
+        ("colour", {"data": None}, "has no `data`"),
+        ("colour", {"objective": "regression"}, "is no image classification"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, project: Any, task: str, changes: Any, message: str) -> None:
+    settings = load_config(project())
+    encoder = settings.encoders["vit"]
+    if "levels" in changes:
+        encoder = encoder.model_copy(update=changes)
+    colour = settings.tasks["colour"].model_copy(update=changes)
+    changed = Config.model_construct(version=1, encoders={"vit": encoder}, tasks={"colour": colour})
+    with pytest.raises(ConfigError, match=message):
+        tune(task, changed, tmp_path, tmp_path / "p", data=None, shallow=False, training=TRAINING, advance=silent)
+
+
+def test_a_task_without_a_file_for_its_prompts(tmp_path: Path, project: Any) -> None:
+    settings = load_config(project(prompts=None))
+    assert prompts_file("colour", settings, tmp_path, tmp_path / "here") == tmp_path / "here"
+    with pytest.raises(ConfigError, match="names no file of prompts"):
+        prompts_file("colour", settings, tmp_path, None)
