@@ -6,6 +6,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,12 +47,12 @@ def ways(encoder: TorchEncoder, shape: Shape, batch: int, tokens: int) -> dict[K
     for level in shape.levels:
         inputs = shape.inputs(batch, tokens, level)
         tensors = encoder.tensors(inputs)
-        calls["eager", level.gamma] = lambda tensors=tensors, level=level: encoder.eager(tensors, level)
-        calls["whole", level.gamma] = lambda inputs=inputs, level=level: encoder.features(inputs, level)
+        calls["eager", level.gamma] = partial(encoder.eager, tensors, level)
+        calls["whole", level.gamma] = partial(encoder.features, inputs, level)
         if encoder.graphs is not None and encoder.buckets is not None:
             calls["graph", level.gamma] = encoder.graphs.loaded(encoder.buckets.pad(inputs), level)
         if level.gamma == 0:
-            calls["library", 0] = lambda tensors=tensors: peer(**tensors)
+            calls["library", 0] = partial(peer, **tensors)
     return calls
 
 

@@ -133,7 +133,7 @@ def save(shape: Shape, folder: Path, seed: int) -> None:
 
 def library(encoder: TorchEncoder) -> Callable[..., Tensor]:
     """The plain level as timm or Hugging Face compute it with fused attention, over the same weights."""
-    model = encoder.encoder
+    model: Any = encoder.encoder
     if hasattr(model, "vit"):
         vit: Any = model.vit
 

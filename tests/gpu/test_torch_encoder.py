@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,9 @@ BOUND = {"fp32": 1e-4, "fp16": 4e-3, "bf16": 3e-2}
 Make = Callable[..., Any]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def _device() -> None:
+    """Of the session, so that it comes before what takes long to build."""
     import torch
 
     if not torch.cuda.is_available():
@@ -151,21 +151,12 @@ def test_a_graph_gives_what_the_same_kernels_give_eagerly(vision: Make, text: Ma
         np.testing.assert_array_equal(text(CUDA, precision, Buckets((4,), (16,))).features(inputs, level), exact)
 
 
-def fused() -> Iterator[Any]:
-    """The kernels that fuse attention and take a bias; outside of them SDPA multiplies and adds step by step."""
-    from torch.nn.attention import SDPBackend
-
-    yield SDPBackend.EFFICIENT_ATTENTION
-    yield SDPBackend.FLASH_ATTENTION  # without a bias, before anything has merged
-
-
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_the_size_bias_stays_in_fused_attention(vision: Make, text: Make, precision: Precision) -> None:
-    """Where no allowed kernel takes the inputs, SDPA raises; the number of keys (13 …) is no multiple of 8 here."""
-    import torch
-    from torch.nn.attention import sdpa_kernel
+    """SDPA raises where the only allowed kernel cannot take the bias; no number of keys here is a multiple of 8."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    with sdpa_kernel(list(fused())) if torch.cuda.get_device_capability() >= (8, 0) else nullcontext():
+    with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION]):
         level = constant_level(-2, 3)
         assert np.isfinite(vision(CUDA, precision).features(images(3, level), level)).all()
         level = constant_level(-20, 3)
