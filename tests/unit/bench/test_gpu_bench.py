@@ -9,7 +9,7 @@ from typing import Any
 import gpu
 import numpy as np
 import pytest
-from gpu_cells import spread, ways
+from gpu_cells import ratios, spread, ways
 from gpu_models import QUICK, SHAPES, save
 from gpu_served import configuration, only
 
@@ -71,6 +71,10 @@ def test_where_a_level_pays_is_the_first_batch_beyond_its_interval() -> None:
     assert {row["gamma"]: row["batch"] for row in found} == {-4: 8, -2: None}
 
 
+def test_a_ratio_says_how_many_times_faster() -> None:
+    assert ratios([4.0, 6.0], [2.0, 2.0]) == [2.0, 3.0]
+
+
 def test_an_interval_holds_its_median_and_leaves_out_the_tails() -> None:
     assert spread([3.0, 1.0, 2.0]) == {"median": 2.0, "low": 1.0, "high": 3.0}
     wide = spread(list(range(101)))
@@ -88,9 +92,12 @@ def test_the_library_computes_the_same_features_at_the_plain_level(name: str, tm
     np.testing.assert_allclose(calls["whole", 0](), calls["eager", 0](), atol=1e-5)
 
 
-def test_a_run_that_is_no_result_is_not_written_among_the_results(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_is_no_result_is_not_written_among_the_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu, "RESULTS", tmp_path)
     with pytest.raises(SystemExit):
-        gpu.main(["--quick", "--device", "cpu", "--output", str(gpu.RESULTS / "gpu.json")])
+        gpu.main(["--quick", "--device", "cpu", "--no-served", "--output", str(tmp_path / "gpu.json")])
     assert "are no results" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         gpu.main(["--device", "cpu"])
