@@ -8,7 +8,7 @@ from typing import Any
 from elastriton.core.errors import Internal, InvalidInput, RequestError
 from elastriton.core.plan import ExecutorPlan
 from elastriton.runtime import triton
-from elastriton.runtime.executor import Arrays, example_inputs, load_executor
+from elastriton.runtime.executor import Arrays, load_executor, warm_up_examples
 
 
 class TritonPythonModel:
@@ -19,8 +19,7 @@ class TritonPythonModel:
         plan = triton.load_plan(ExecutorPlan, args)
         device = f"cuda:{args['model_instance_device_id']}" if args["model_instance_kind"] == "GPU" else "cpu"
         self._executor = load_executor(plan, triton.version_folder(args), device)
-        length = plan.text.max_length if plan.text else 0
-        self._executor.warm_up(lambda batch: example_inputs(plan.image, batch, length))
+        self._executor.warm_up(warm_up_examples(plan, device))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request alone: an error in one never reaches another."""

@@ -9,7 +9,9 @@ layer merges; for texts it is the percentage of the text's own tokens, so that a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from elastriton.core.errors import ConfigError
 
@@ -73,11 +75,18 @@ def flops(level: TokenLevel, tokens: int, depth: int, width: int, patch: int) ->
 
     What the encoder must compute: the last block computes CLS alone, and merging counts nothing.
     """
-    counts = token_counts(level, tokens, depth)
-    total = 6.0 * patch**2 * width * (tokens - 1)
-    for layer in range(depth):
-        enters, leaves = counts[layer], counts[layer + 1]
-        if layer == depth - 1:
-            return total + (4 * enters + 20) * width**2 + 4 * enters * width
+    return 6.0 * patch**2 * width * (tokens - 1) + _block_flops(token_counts(level, tokens, depth), width)
+
+
+def text_flops(level: TokenLevel, tokens: int, depth: int, width: int) -> float:
+    """The same of one text of `tokens` tokens without padding, embeddings and pooler left out."""
+    shares = merged_shares(level, depth - 1)
+    return _block_flops([tokens - max(0, tokens - SPECIAL_TOKENS) * share // 100 for share in shares] + [1], width)
+
+
+def _block_flops(counts: Sequence[int], width: int) -> float:
+    """`counts` are as in `token_counts`; what leaves the last layer is CLS alone, whatever they say."""
+    total = 0.0
+    for enters, leaves in pairwise(counts[:-1]):
         total += (8 * enters + 16 * leaves) * width**2 + 4 * enters**2 * width
-    return total
+    return total + (4 * counts[-2] + 20) * width**2 + 4 * counts[-2] * width

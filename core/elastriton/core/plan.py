@@ -18,7 +18,7 @@ from elastriton.core.fairness import Floors
 from elastriton.core.latency import Cell, LatencyTable
 from elastriton.core.levels import TokenLevel
 from elastriton.core.policy import Outlook
-from elastriton.core.profile import Artifact, ImageSpec, Machine, TextSpec
+from elastriton.core.profile import Artifact, ImageSpec, Machine, Precision, TextSpec
 from elastriton.core.promise import Promise
 from elastriton.core.pruning import Pruning
 
@@ -31,7 +31,10 @@ Objective = Literal["classification", "regression"]
 
 @dataclass(frozen=True, slots=True)
 class ExecutorPlan:
-    """Run one encoder at any of its levels; heads and prompts are applied per sample, by task."""
+    """Run one encoder at any of its levels; heads and prompts are applied per sample, by task.
+
+    `lengths` are those of texts, in tokens, that were measured: what CUDA graphs are captured for.
+    """
 
     kind: Kind
     runtime: Literal["onnxruntime", "torch"]
@@ -46,6 +49,8 @@ class ExecutorPlan:
     text: TextSpec | None = None
     instances: int = 1
     threads: int = 0
+    precision: Precision = "fp32"
+    lengths: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,6 +146,8 @@ def _executor(encoder: EncoderProfile, tasks: dict[str, TaskProfile], kept: set[
         text=encoder.text,
         instances=encoder.instances,
         threads=encoder.threads,
+        precision=encoder.precision,
+        lengths=tuple(sorted({cell.length for cell in encoder.latency})) if encoder.kind == "text" else (),
     )
 
 

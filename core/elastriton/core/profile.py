@@ -23,6 +23,8 @@ from elastriton.core.statistics import wilson_interval
 VERSION = 1
 PROFILE_FILE = "profile.json"
 
+Precision = Literal["fp32", "fp16", "bf16"]
+
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
@@ -85,6 +87,7 @@ class EncoderProfile:
     tokenizer: Artifact | None = None
     instances: int = 1
     threads: int = 0
+    precision: Precision = "fp32"
 
 
 @dataclass(frozen=True, slots=True)

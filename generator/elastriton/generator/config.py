@@ -30,12 +30,14 @@ class EncoderConfig(_Strict):
 
     `instances` of it run side by side as one pool: on a CPU they share the cores, on GPUs there are as many per device.
     A level -r takes the time of r tokens merged in every layer, and with `schedule: constant` it is just that; `search`
-    looks for the lists of numbers that lose least in that time (generator/schedules.py).
+    looks for the lists of numbers that lose least in that time (generator/schedules.py). `precision` is for torch, by
+    default fp16 on CUDA and fp32 on a CPU.
     """
 
     kind: Literal["vision", "text"]
     model: str
     runtime: Literal["onnxruntime", "torch"] = "onnxruntime"
+    precision: Literal["fp32", "fp16", "bf16"] | None = None
     instances: Annotated[int, Field(ge=1, le=64)] = 1
     levels: tuple[int, ...] = (0,)
     schedule: Literal["constant", "search"] = "constant"
@@ -53,6 +55,8 @@ class EncoderConfig(_Strict):
             )
         if self.schedule == "search" and (self.kind != "vision" or self.runtime != "onnxruntime"):
             raise ValueError("schedule 'search' is for vision encoders in onnxruntime; use 'constant'")
+        if self.precision not in (None, "fp32") and self.runtime != "torch":
+            raise ValueError(f"precision {self.precision!r} is for runtime 'torch'; exported graphs are fp32")
         if self.kind == "text" and self.max_length not in self.lengths:
             raise ValueError(f"lengths {list(self.lengths)} must contain max_length {self.max_length}")
         return self

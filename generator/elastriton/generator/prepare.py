@@ -28,16 +28,18 @@ from elastriton.generator.trials import searched
 from elastriton.runtime.graphs import TOKENIZER_FILE, TORCH_FOLDER
 from elastriton.runtime.heads import Floats, TaskHead, save_head
 from elastriton.runtime.models import Head, TextModel, VisionModel, load_text, load_vision
+from elastriton.runtime.torch_encoder import default_precision, serving_device
 
 
 @dataclass(frozen=True)
 class PreparedEncoder:
-    """An exported encoder with the heads of its tasks, ready to run."""
+    """An exported encoder with the heads of its tasks, ready to run on `device`, "cpu" or "cuda:0"."""
 
     plan: ExecutorPlan
     tokens: int
     labels: dict[str, tuple[str, ...]]
     tokenizer: Artifact | None
+    device: str = "cpu"
 
 
 def prepare_encoder(name: str, config: Config, base: Path, artifacts: Path, advance: Advance) -> PreparedEncoder:
@@ -68,6 +70,7 @@ def _prepare(
         raise ConfigError(f"encoder {name} has level {max(encoder.levels)}, but no task has more than {most} prompts")
     if isinstance(model, VisionModel) and encoder.schedule == "search" and min(encoder.levels) < 0:
         levels = searched(name, levels, model, encoder, tasks, heads, base, advance)
+    device = serving_device() if encoder.runtime == "torch" else "cpu"
     advance(f"export of {name}")
     folder = _fresh(artifacts / name)
     if encoder.runtime == "torch":
@@ -91,10 +94,13 @@ def _prepare(
         instances=encoder.instances,
         threads=max(1, (os.cpu_count() or 1) // encoder.instances) if encoder.instances > 1 else 0,
         text=_text(encoder, model) if isinstance(model, TextModel) else None,
+        precision=encoder.precision or default_precision(device),
+        lengths=tuple(sorted(n for n in encoder.lengths if n <= encoder.max_length)) if encoder.kind == "text" else (),
     )
     tokens = model.tokens if isinstance(model, VisionModel) else max(encoder.lengths)
     tokenizer = _tokenizer(source, artifacts / f"{name}_tokenizer", artifacts) if plan.text else None
-    return PreparedEncoder(plan, tokens, {task_name: labels for task_name, (_, labels) in heads.items()}, tokenizer)
+    labels = {task_name: labels for task_name, (_, labels) in heads.items()}
+    return PreparedEncoder(plan, tokens, labels, tokenizer, device)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from elastriton.generator.evaluate import Collate, evaluate, image_batches, text
 from elastriton.generator.machine import this_machine
 from elastriton.generator.measure import Advance, latency
 from elastriton.generator.prepare import PreparedEncoder, prepare_encoder
-from elastriton.runtime.executor import ElasticExecutor, load_executor
+from elastriton.runtime.executor import ElasticExecutor, graph_buckets, load_executor
 
 
 def profile(config: Config, base: Path, output: Path, *, budget_s: float, advance: Advance) -> Profile:
@@ -37,12 +37,12 @@ def profile(config: Config, base: Path, output: Path, *, budget_s: float, advanc
     tasks: dict[str, TaskProfile] = {}
     for name, encoder in config.encoders.items():
         prepared = prepare_encoder(name, config, base, output, advance)
-        executor = load_executor(prepared.plan, output)
-        lengths = (prepared.tokens,) if encoder.kind == "vision" else _up_to(encoder.lengths, encoder.max_length)
+        executor = load_executor(prepared.plan, output, prepared.device)
+        lengths = prepared.plan.lengths or (prepared.tokens,)
+        buckets = graph_buckets(prepared.plan, prepared.device)
+        batches = sorted({*encoder.batches, *(buckets.steps() if buckets else ())})
         any_task = max(executor.heads, key=lambda task: executor.heads[task].prompt_count())
-        cells = latency(
-            executor, any_task, prepared.plan.image, lengths, encoder.batches, budget_s=budget_s, advance=advance
-        )
+        cells = latency(executor, any_task, prepared.plan.image, lengths, batches, budget_s=budget_s, advance=advance)
         encoders[name] = _encoder(encoder.model, prepared, cells)
         for task_name, task in config.tasks.items():
             if task.encoder == name:
@@ -132,8 +132,5 @@ def _encoder(model: str, prepared: PreparedEncoder, cells: tuple[Cell, ...]) -> 
         tokenizer=prepared.tokenizer,
         instances=plan.instances,
         threads=plan.threads,
+        precision=plan.precision,
     )
-
-
-def _up_to(lengths: tuple[int, ...], longest: int) -> tuple[int, ...]:
-    return tuple(sorted(length for length in lengths if length <= longest))

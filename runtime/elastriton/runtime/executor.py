@@ -6,7 +6,7 @@ applying heads per sample is the same for both and stands here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from elastriton.core.errors import InvalidInput
 from elastriton.core.levels import TokenLevel
 from elastriton.core.plan import ExecutorPlan
 from elastriton.core.profile import ImageSpec
+from elastriton.runtime.buckets import Buckets
 from elastriton.runtime.heads import TaskHead, load_head
 
 Arrays = dict[str, NDArray[np.generic]]
@@ -64,12 +65,14 @@ class ElasticExecutor:
             logits[np.ix_(rows, range(len(head.bias)))] = features[rows] @ head.weight.T + head.bias
         return logits
 
-    def warm_up(self, example: Callable[[int], Arrays]) -> None:
-        """Run every level once with one sample and with a full batch: first runs allocate and are slow."""
-        for gamma, level in self.levels.items():
-            prompted = [name for name, head in self.heads.items() if head.has_prompts(level.prompts)]
-            for batch in (1, self.max_batch) if prompted else ():
-                self.logits(example(batch), [prompted[0]] * batch, gamma)
+    def warm_up(self, examples: Iterable[Arrays]) -> None:
+        """Run every level once with each of the examples: first runs allocate and are slow."""
+        for example in examples:
+            batch = len(next(iter(example.values())))
+            for gamma, level in self.levels.items():
+                prompted = [name for name, head in self.heads.items() if head.has_prompts(level.prompts)]
+                if prompted:
+                    self.logits(example, [prompted[0]] * batch, gamma)
 
     def _head(self, task: str) -> TaskHead:
         if task not in self.heads:
@@ -86,6 +89,20 @@ def example_inputs(image: ImageSpec | None, batch: int, length: int) -> Arrays:
     return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
 
 
+def graph_buckets(plan: ExecutorPlan, device: str) -> Buckets | None:
+    """The shapes that batches are padded to and CUDA graphs captured for; None where there are no graphs."""
+    if plan.runtime != "torch" or not device.startswith("cuda"):
+        return None
+    return Buckets.up_to(plan.max_batch, plan.lengths or ((plan.text.max_length,) if plan.text else ()))
+
+
+def warm_up_examples(plan: ExecutorPlan, device: str = "cpu") -> Iterator[Arrays]:
+    """Inputs to warm up with: one sample and a full batch, or every bucket where CUDA graphs are to be captured."""
+    buckets, longest = graph_buckets(plan, device), plan.text.max_length if plan.text else 0
+    for batch, length in buckets.shapes() if buckets else [(1, longest), (plan.max_batch, longest)]:
+        yield example_inputs(plan.image, batch, length)
+
+
 def load_executor(plan: ExecutorPlan, folder: Path, device: str = "cpu") -> ElasticExecutor:
     """Build the executor of a plan whose artifacts lie below `folder`; `device` is "cpu" or "cuda:0"."""
     heads = {task: load_head(folder / artifact.path, task) for task, artifact in plan.heads.items()}
@@ -94,7 +111,7 @@ def load_executor(plan: ExecutorPlan, folder: Path, device: str = "cpu") -> Elas
     if plan.runtime == "torch":
         from elastriton.runtime.torch_encoder import TorchEncoder
 
-        encoder = TorchEncoder(encoder_folder, plan.kind, device)
+        encoder = TorchEncoder(encoder_folder, plan.kind, device, plan.precision, graph_buckets(plan, device))
     else:
         from elastriton.runtime.onnx_encoder import OnnxEncoder
 

@@ -20,20 +20,15 @@ class OnnxEncoder:
     def __init__(self, folder: Path, gammas: Sequence[int], threads: int = 0) -> None:
         """Open the graphs of `gammas`; `threads` 0 means one per core.
 
-        Several levels share one copy of the weights, the mapped file, and one arena. ONNX Runtime would rather pack
-        them for every graph anew: about 5 % faster at batches from 8, but as many times the memory as there are levels.
+        On a CPU several levels share one copy of the weights, the mapped file, and one arena. ONNX Runtime would rather
+        pack them for every graph anew: about 5 % faster at batches from 8, but as many times the memory as there are
+        levels. With CUDA each level has its weights on the device: there the torch runtime is the one that shares.
         """
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # several stubs share the cores
-        if len(gammas) > 1:
-            _share_arena()
-            options.add_session_config_entry("session.disable_prepacking", "1")
-            options.add_session_config_entry("session.use_env_allocators", "1")
         available = onnxruntime.get_available_providers()
         providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
+        options = session_options(len(gammas), threads, cuda="CUDAExecutionProvider" in providers)
         self._sessions: dict[int, Any] = {
             gamma: onnxruntime.InferenceSession(str(folder / graph_file(gamma)), options, providers=providers)
             for gamma in gammas
@@ -54,6 +49,20 @@ class OnnxEncoder:
     def has(self, output: str) -> bool:
         """Whether all graphs have an output of this name."""
         return all(output in (entry.name for entry in graph.get_outputs()) for graph in self._sessions.values())
+
+
+def session_options(levels: int, threads: int, *, cuda: bool) -> Any:
+    """The options of an encoder's sessions; those that let several levels share memory are for a CPU alone."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # several stubs share the cores
+    if levels > 1 and not cuda:
+        _share_arena()
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.add_session_config_entry("session.use_env_allocators", "1")
+    return options
 
 
 @cache

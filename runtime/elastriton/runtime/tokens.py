@@ -132,9 +132,13 @@ def merge_weighted(
 
     Sizes are 1 or more; an empty slot has size 0 and stays zero. A mean of vectors that differ is shorter than they
     are; `keep_norm` makes it as long as the longest of its parts, as MLERP does for pairs (ToFu, arXiv 2312.01026).
+    In float16 the sums are 1/64 of what they are elsewhere: a long token that stands for many would overflow.
     """
     total = merge(size)
-    mean = merge(x * size) / total.clamp(min=1)
+    if x.dtype == torch.float16:
+        mean = merge(x * (size / 64)) / (total.clamp(min=1) / 64)
+    else:
+        mean = merge(x * size) / total.clamp(min=1)
     if keep_norm:
         longest = merge.largest(x.norm(dim=-1, keepdim=True))
         mean = mean * (longest / mean.norm(dim=-1, keepdim=True).clamp_min(1e-6))

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from elastriton.core.errors import ConfigError
-from elastriton.core.levels import TokenLevel, constant_level, flops, merged, merged_shares, token_counts
+from elastriton.core.levels import TokenLevel, constant_level, flops, merged, merged_shares, text_flops, token_counts
 
 
 def test_a_layer_merges_at_most_half_of_its_unprotected_tokens() -> None:
@@ -78,3 +78,17 @@ def test_flops_of_a_published_model_and_of_its_levels() -> None:
     assert ratios == sorted(ratios)
     assert ratios[0] < 0.55
     assert ratios[2] > 1.0
+
+
+def test_flops_of_a_text_count_what_each_layer_has_left() -> None:
+    """Three layers of width 8 and 24 tokens, counted by hand: qkv and output, attention, MLP; the last one for CLS."""
+
+    def layer(enters: int, leaves: int) -> int:
+        return 2 * (4 * enters * 8**2 + 2 * enters**2 * 8 + 8 * leaves * 8**2)
+
+    def last(enters: int) -> int:
+        return 2 * (2 * enters * 8**2 + 2 * 8**2 + 2 * enters * 8 + 8 * 8**2)
+
+    assert text_flops(TokenLevel(0), 24, 3, 8) == 2 * layer(24, 24) + last(24)
+    assert text_flops(TokenLevel(-30, (30, 20, 0)), 24, 3, 8) == layer(24, 18) + layer(18, 14) + last(14)
+    assert text_flops(constant_level(-30, 3), 3, 3, 8) == text_flops(TokenLevel(0), 3, 3, 8)

@@ -58,6 +58,7 @@ def test_a_good_file_is_read_with_defaults(tmp_path: Path) -> None:
         ("tasks.pets.slo_ms", -1, "greater than 0"),
         ("tasks.pets.encoder", "vot", "names encoder 'vot'"),
         ("encoders.vit.levels", [-8, 4], "lack 0"),
+        ("encoders.vit.precision", "fp16", "precision 'fp16' is for runtime 'torch'; exported graphs are fp32"),
         ("encoders.vit.schedule", "serach", "'constant' or 'search'"),
         ("encoders.vit", {"kind": "text", "model": "m", "schedule": "search"}, "'search' is for vision encoders"),
         ("encoders.vit.kind", "audio", "'vision' or 'text'"),

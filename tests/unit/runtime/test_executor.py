@@ -75,11 +75,11 @@ def test_what_the_encoder_cannot_run_is_refused_before_it_is_asked() -> None:
 
 def test_warming_up_runs_every_level_alone_and_in_a_full_batch_with_a_task_that_can() -> None:
     encoder, executor = spied()
-    executor.warm_up(rows)
-    assert encoder.asked == [(0, 1), (0, 4), (2, 1), (2, 4)]
+    executor.warm_up([rows(1), rows(4)])
+    assert encoder.asked == [(0, 1), (2, 1), (0, 4), (2, 4)]
     without_prompts = ElasticExecutor(encoder, {"two": HEADS["two"]}, LEVELS, max_batch=4)
     encoder.asked.clear()
-    without_prompts.warm_up(rows)
+    without_prompts.warm_up([rows(1), rows(4)])
     assert encoder.asked == [(0, 1), (0, 4)]
 
 

@@ -14,7 +14,7 @@ from elastriton.core.profile import load_profile
 from elastriton.runtime.executor import Arrays, Floats
 from elastriton.runtime.graphs import WEIGHTS_FILE, graph_file
 from elastriton.runtime.models import load_text, load_vision
-from elastriton.runtime.onnx_encoder import OnnxEncoder
+from elastriton.runtime.onnx_encoder import OnnxEncoder, session_options
 
 GAMMAS = (-4, -2, 0, 2, 4)
 EXTERNAL = onnx.TensorProto.EXTERNAL
@@ -103,3 +103,15 @@ def test_a_graph_is_given_only_the_inputs_that_it_reads(vision: OnnxEncoder) -> 
     prompts = np.ones((1, 3, 4, 24), np.float32)
     alone = vision.features({"pixels": pixels}, TokenLevel(0))
     np.testing.assert_array_equal(vision.features({"pixels": pixels, "prompts": prompts}, TokenLevel(0)), alone)
+
+
+@pytest.mark.parametrize(("levels", "cuda", "sparing"), [(8, False, True), (1, False, False), (8, True, False)])
+def test_what_spares_a_cpu_s_memory_is_set_for_several_levels_on_a_cpu(levels: int, cuda: bool, sparing: bool) -> None:
+    options = session_options(levels, 2, cuda=cuda)
+    assert options.intra_op_num_threads == 2
+    for entry in ("session.disable_prepacking", "session.use_env_allocators"):
+        if sparing:
+            assert options.get_session_config_entry(entry) == "1"
+        else:
+            with pytest.raises(RuntimeError, match=entry):
+                options.get_session_config_entry(entry)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tomesd
@@ -149,6 +151,17 @@ def test_merged_tokens_are_as_long_as_the_longest_of_their_parts(protected: int)
             torch.testing.assert_close(length, parts[row].max())
     alone = members.sum(dim=-1) == 1
     torch.testing.assert_close(out[alone], mean[alone])
+
+
+def test_long_tokens_that_stand_for_many_do_not_overflow_float16() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, size = 900 + torch.rand(2, 17, 8, generator=generator), torch.full((2, 17, 1), 200.0)
+    merge = bipartite_soft_matching(torch.randn(2, 17, 4, generator=generator), 8)
+    half = replace(merge, gather=None if merge.gather is None else merge.gather.half())
+    expected, sizes = merge_weighted(merge, x, size)
+    mean, total = merge_weighted(half, x.half(), size.half())
+    assert torch.equal(total.float(), sizes)
+    torch.testing.assert_close(mean.float(), expected, rtol=2**-10, atol=0)
 
 
 def test_parts_that_cancel_give_no_infinite_token() -> None:
