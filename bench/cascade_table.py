@@ -1,6 +1,6 @@
 """The table of docs/ARCHITECTURE.md on cascades, from bench/results/cascades.json.
 
-    python bench/cascade_table.py
+python bench/cascade_table.py
 """
 
 from __future__ import annotations

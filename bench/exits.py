@@ -27,7 +27,7 @@ from elastriton.core.confidence import IntArray
 
 Floats = NDArray[np.float64]
 ENTROPIES = (0.0, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1.0, 1.5, 2.0)
-TRAINED = 4000
+TRAINED = 2000
 STEPS = 60
 TIER_LAYER = 2
 BATCH = 32
