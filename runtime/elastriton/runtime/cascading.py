@@ -176,7 +176,7 @@ class CascadeService:
     def _reread(self, sample: Sample, level: int) -> Sample:
         try:
             return replace(sample, reading=self._small[level].preparation.read(sample.row))
-        except InvalidInput:
+        except Exception:  # whatever is wrong with it, the large model's reading will say so
             return replace(sample, reading=None)
 
     def _route(self, sample: Sample) -> None:
