@@ -70,15 +70,18 @@ class Summary:
 
 
 def labelled_samples(config: Config, base: Path, tasks: Sequence[str] = ()) -> dict[str, list[Sample]]:
-    """The samples of each task (all with data, or those named) that `elastriton profile` has not looked at.
+    """The samples of each task (all classifications with data, or those named) that `elastriton profile` has not seen.
 
-    Raises ConfigError where a task is unknown, has no data, or the profile has used all of it.
+    Raises ConfigError where a task is unknown, has no data, is a regression, or the profile has used all of its data.
     """
     samples: dict[str, list[Sample]] = {}
-    for name in tasks or [name for name, task in config.tasks.items() if task.data is not None]:
+    classify = [name for name, task in config.tasks.items() if task.data and task.objective == "classification"]
+    for name in tasks or classify:
         task = config.tasks.get(name)
         if task is None or task.data is None:
             raise ConfigError(f"task {name!r} has no data to replay; the configuration has {', '.join(config.tasks)}")
+        if task.objective == "regression":
+            raise ConfigError(f"task {name} is a regression: its answers are neither right nor wrong; name other tasks")
         data = load_data(base / task.data.path).part(task.data.samples)
         if not len(data):
             raise ConfigError(f"the profile uses all of {task.data.path}; lower `samples` of task {name}, or add data")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from elastriton.core.confidence import confidence, softmax
+from elastriton.core.confidence import confidence
 from elastriton.core.errors import ConfigError
 from elastriton.generator.guarantee import (
     MOST_LABELS,
@@ -206,14 +206,14 @@ def test_with_two_classes_the_temperature_moves_the_threshold_and_not_the_routed
     logits = np.stack([margins, np.zeros(500)], axis=-1) + generator.normal(size=(500, 1))
     for threshold in (0.55, 0.75, 0.9, 0.99):
         mapped = 1.0 / (1.0 + ((1.0 - threshold) / threshold) ** (1.0 / temperature))
-        plain, scaled = confidence(softmax(logits)), confidence(softmax(logits, temperature))
+        plain, scaled = confidence(logits), confidence(logits, temperature=temperature)
         np.testing.assert_array_equal(plain >= threshold, scaled >= mapped)
         assert 0 < (plain >= threshold).sum() < 500
 
 
 def test_with_three_classes_the_temperature_changes_who_is_routed() -> None:
     logits = np.array([[2.0, 1.0, -9.0], [2.0, 0.6, 0.6]])
-    sharp, flat = confidence(softmax(logits, 0.3)), confidence(softmax(logits, 5.0))
+    sharp, flat = confidence(logits, temperature=0.3), confidence(logits, temperature=5.0)
     assert sharp[0] < sharp[1]
     assert flat[0] > flat[1]
 
