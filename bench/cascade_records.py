@@ -44,7 +44,6 @@ def record(task: str, policy: str, asked: Asked, test: Labelled, choice: Cascade
         names = sorted(set(test.labels) | {str(answer.label) for answer in asked.at_load})
         values = np.array([names.index(str(answer.label)) for answer in asked.at_load])
         truth = np.array([names.index(label) for label in test.labels])
-    metric = METRICS[SETTINGS[task].metric]
     latency_ms = np.array([answer.latency_ms for answer in asked.sequential])
     at_load_ms = np.array([answer.latency_ms for answer in asked.at_load])
     early = np.array([answer.level == 0 for answer in asked.at_load])
@@ -55,10 +54,7 @@ def record(task: str, policy: str, asked: Asked, test: Labelled, choice: Cascade
     return {
         "task": task,
         "policy": policy,
-        "metric": SETTINGS[task].metric,
-        "accuracy": float(metric(values, truth)),
-        "accuracy_interval": bootstrap_interval(metric, values, truth, 0),
-        "n": len(truth),
+        **_judged(task, values, truth),
         "early_return": float(early.mean()),
         "words_pruned": choice.promise.words_pruned if choice.promise else None,
         **_quantiles(latency_ms),
@@ -132,18 +128,25 @@ def _typical_length(data: Labelled, encoder: EncoderProfile) -> int:
 def _computed(
     task: str, policy: str, values: NDArray[Any], truth: NDArray[Any], latency_ms: NDArray[np.float64], early: Any
 ) -> dict[str, Any]:
-    metric = METRICS[SETTINGS[task].metric]
     return {
         "task": task,
         "policy": policy,
-        "metric": SETTINGS[task].metric,
-        "accuracy": float(metric(values, truth)),
-        "accuracy_interval": bootstrap_interval(metric, values, truth, 0),
-        "n": len(truth),
+        **_judged(task, values, truth),
         "early_return": float(np.mean(early)),
         **_quantiles(latency_ms),
         "throughput": None,
         "served": False,
+    }
+
+
+def _judged(task: str, values: NDArray[Any], truth: NDArray[Any]) -> dict[str, Any]:
+    name = SETTINGS[task].metric
+    interval = bootstrap_interval(METRICS[name], values, truth, 0)
+    return {
+        "metric": name,
+        "accuracy": float(METRICS[name](values, truth)),
+        "accuracy_interval": interval,
+        "n": len(truth),
     }
 
 
