@@ -22,9 +22,9 @@ from elastriton.core.pruning import Pruning
 from elastriton.generator.cached import Answers, Cached, save_cached
 from elastriton.generator.config import CascadeConfig, TaskConfig
 from elastriton.generator.data import Labelled
-from elastriton.generator.measure import Advance, latency
+from elastriton.generator.measure import Advance, all_logits, latency
 from elastriton.generator.prepare import PreparedEncoder, PreparedSmall, prepare_small
-from elastriton.generator.search import hopeless, item_ms, least_ms, losses
+from elastriton.generator.search import hopeless, item_ms, least_ms, losses, spread
 from elastriton.generator.splits import item_hash
 from elastriton.runtime.executor import ElasticExecutor, Floats
 from elastriton.runtime.heads import TaskHead, save_head
@@ -111,12 +111,11 @@ def _large(setting: CascadeTask, reader: Preparation, rows: Sequence[Row]) -> An
     """The large model's answers at its plain level."""
     readings = [reader.read(row) for row in rows]
     tokens = _tokens(readings, reader)
-    logits: dict[int, Floats] = {}
-    for indices in _batches(tokens, setting.executor.max_batch):
-        inputs = reader.batch([readings[i] for i in indices])
-        logits.update(zip(indices, setting.executor.logits(inputs, [setting.name] * len(indices), 0), strict=True))
-    classes = len(setting.executor.heads[setting.name].bias)
-    return Answers(np.stack([logits[i] for i in range(len(rows))])[:, :classes], tokens)
+    order = np.argsort(tokens, kind="stable").tolist()
+    logits = all_logits(
+        setting.executor, setting.name, 0, order, lambda indices: reader.batch([readings[i] for i in indices])
+    )
+    return Answers(logits, tokens)
 
 
 class _Small:
@@ -184,7 +183,7 @@ class _Small:
         temperature = fit_temperature(logits[fit], truth[fit]) if classes else 1.0
         power = fit_power(logits[fit], truth[fit]) if classes else 2.0
         score: Score = self.config.score if classes else "uncertainty"
-        lost = losses(logits[behind], truth[behind], float(np.ptp(truth[:n_fit])) or 1.0)
+        lost = losses(logits[behind], truth[behind], spread(truth[:n_fit]))
         return SmallProfile(
             artifact=Artifact(self.exported.folder.relative_to(self.output).as_posix(), digest(self.exported.folder)),
             model=self.model,
@@ -200,13 +199,13 @@ class _Small:
     def least_ms(self, large: Answers, profile: SmallProfile) -> float:
         """What this model could bring at best, judged on the fit part (see generator/search.py)."""
         setting, n = self.setting, self.setting.n_fit
-        spread = float(np.ptp(setting.truth[:n])) or 1.0
         logits, truth = self.answers().logits[:n], setting.truth[:n]
+        labels_span = spread(truth)
         read = np.isfinite(logits[:, 0])
         score: Score = self.config.score if setting.task.objective == "classification" else "uncertainty"
         sure = np.where(read, confidence(logits, score, profile.temperature, profile.power), -np.inf)
-        whole = losses(large.logits[:n], truth, spread)
-        lost = np.where(read, losses(logits, truth, spread), whole)
+        whole = losses(large.logits[:n], truth, labels_span)
+        lost = np.where(read, losses(logits, truth, labels_span), whole)
         small_ms = float(item_ms(LatencyTable(profile.latency), self.tokens[:n]).mean())
         large_ms = float(item_ms(LatencyTable(setting.cells), large.tokens[:n]).mean())
         return least_ms((lost, whole), sure, (small_ms, large_ms), self.config)

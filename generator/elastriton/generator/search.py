@@ -65,7 +65,7 @@ class Cascades:
         self.regression = task.objective == "regression"
         self.truth = cached.truth
         self.score: Score = "uncertainty" if self.regression else score
-        self.range = float(np.ptp(cached.truth[: task.n_fit])) or 1.0
+        self.range = spread(cached.truth[: task.n_fit])
         large = LatencyTable(encoder.latency)
         self.large = self._values(cached.large, task.temperature)
         self.large_ms = item_ms(large, cached.large.tokens) + hop_ms
@@ -143,10 +143,15 @@ class Cascades:
         return answer(answers.logits, "regression" if self.regression else "classification", temperature)
 
 
-def losses(values: FloatArray, truth: NDArray[Any], spread: float) -> NDArray[np.float64]:
-    """1 for a wrong class; for a regression the absolute error over the `spread` of its labels, at most 1."""
+def spread(truth: NDArray[Any]) -> float:
+    """The range of a regression's labels; 1 where they are all the same."""
+    return float(np.ptp(truth)) or 1.0
+
+
+def losses(values: FloatArray, truth: NDArray[Any], span: float) -> NDArray[np.float64]:
+    """1 for a wrong class; for a regression the absolute error over the `span` of its labels, at most 1."""
     if truth.dtype.kind == "f":
-        return np.asarray(np.minimum(1.0, np.abs(values[:, 0] - truth) / spread), dtype=np.float64)
+        return np.asarray(np.minimum(1.0, np.abs(values[:, 0] - truth) / span), dtype=np.float64)
     return np.asarray(values.argmax(axis=-1) != truth, dtype=np.float64)
 
 
@@ -156,8 +161,8 @@ def hopeless(cached: Cached, config: CascadeConfig, n: int) -> bool:
     The large model is compared on pruned and whole texts (p < 0.01, one-sided normal test), as if all were re-routed.
     """
     (answers,) = cached.pruned.values()
-    spread = float(np.ptp(cached.truth[:n])) or 1.0
-    whole, short = (losses(one.logits[:n], cached.truth[:n], spread) for one in (cached.large, answers))
+    truth = cached.truth[:n]
+    whole, short = (losses(one.logits[:n], truth, spread(truth)) for one in (cached.large, answers))
     risk = short - whole if config.max_drop is not None else short
     return bool(risk.mean() - bound(config) > 2.33 * (risk.std() / np.sqrt(n) + 1e-9))
 
