@@ -37,16 +37,19 @@ class Task:
     names: tuple[str, ...] = ()  # of the labels 0 and 1, where the file has numbers
     header: bool = True
     regression: bool = False
+    layers: int = 2  # of the small model
+    frozen: int = 3  # layers of the large model, from the first
+    start: str = ""  # the task whose large model this one's starts from
 
 
 TASKS = {
-    "rte": Task((1, 2), 3, 600, 8),
-    "mrpc": Task((3, 4), 0, 800, 8, names=("different", "paraphrase")),
-    "stsb": Task((7, 8), 9, 1000, 6, regression=True),
-    "cola": Task((3,), 1, 1000, 6, names=("unacceptable", "acceptable"), header=False),
+    "mrpc": Task((3, 4), 0, 800, 8, names=("different", "paraphrase"), layers=3),
+    "stsb": Task((7, 8), 9, 1000, 6, regression=True, layers=3),
+    "cola": Task((3,), 1, 1000, 8, names=("unacceptable", "acceptable"), header=False, frozen=0),
     "banking77": Task((0,), 1, 3000, 12),
     "sst2": Task((0,), 1, 4000, 2, names=("negative", "positive")),
-    "qnli": Task((1, 2), 3, 3000, 8),
+    "qnli": Task((1, 2), 3, 3000, 12, layers=3, frozen=0),
+    "rte": Task((1, 2), 3, 600, 12, layers=3, frozen=0, start="qnli"),
 }
 
 

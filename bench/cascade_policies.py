@@ -4,9 +4,15 @@ large-only, small-only    one model answers everything
 cocktail                  both models answer everything and vote (Cocktail, NSDI'22): probabilities are averaged
 tabi-empirical            Tabi's search: the cheapest setting whose drop on all labelled data is at most max_drop
 ours                      the certified choice; `ours-no-pruning` and `ours-no-ensemble` leave a part out
+hop, hop-pruned           every text goes through the small model and on, whole or pruned: what the extra hop costs, and
+                          what pruning gives back, at the largest scale that keeps the bound were all texts re-routed
+tiny-only, ours-three-levels   where a task has a tiny model: it alone, and the certified chain of all three
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,43 +24,70 @@ from elastriton.generator.config import CascadeConfig
 from elastriton.generator.search import Cascades, Setting, bound
 
 ALWAYS, NEVER = -1e9, 1e9
-POLICIES = (
-    "large-only", "small-only", "cocktail", "tabi-empirical", "ours", "ours-no-pruning", "ours-no-ensemble",
-)  # fmt: skip
 
 
 def choices(
     cached: Cached, task: TaskProfile, encoder: EncoderProfile, config: CascadeConfig, hop_ms: float, seed: int
 ) -> dict[str, CascadeChoice]:
     """What each policy would serve."""
-    certified = {
-        "ours": lambda _setting: True,
-        "ours-no-pruning": lambda setting: setting.rule is None,
-        "ours-no-ensemble": lambda setting: setting.small_weight == 0.0,
+    regression, small = task.objective == "regression", len(cached.small) - 1
+    score = "uncertainty" if regression else config.score
+    alone = (small,)
+    certified: dict[str, Callable[[Setting], bool]] = {
+        "ours": lambda setting: setting.chain == alone,
+        "ours-no-pruning": lambda setting: setting.chain == alone and setting.rule is None,
+        "ours-no-ensemble": lambda setting: setting.chain == alone and setting.small_weight == 0.0,
     }
     found = {
+        "large-only": CascadeChoice("the large model alone"),
+        "small-only": CascadeChoice("the small model alone", small=((small, ALWAYS),), score=score),
+        "cocktail": CascadeChoice("both models", small=((small, NEVER),), score=score, small_weight=0.5),
+        "tabi-empirical": empirical(cached, task, encoder, config, hop_ms, alone),
+    }
+    rules = [rule for number, rule in cached.pruned if number == small]
+    if rules:
+        assert task.cascade is not None
+        hop = CascadeChoice("re-routed whole", small=((small, NEVER),), score=score)
+        rule = largest_rule(Cascades(cached, task, encoder, config.score, hop_ms), small, rules, config)
+        found |= {"hop": hop, "hop-pruned": replace(hop, note="and pruned", pruning=task.cascade.rules[rule])}
+    if small > 0:
+        certified["ours-three-levels"] = lambda setting: len(setting.chain) == 2
+        found["tiny-only"] = CascadeChoice("the tiny model alone", small=((0, ALWAYS),), score=score)
+    found |= {
         name: choose_cascade(cached, task, encoder, config, hop_ms=hop_ms, seed=seed, keep=keep)
         for name, keep in certified.items()
     }
-    score = "uncertainty" if task.objective == "regression" else config.score
-    found |= {
-        "large-only": CascadeChoice("the large model alone"),
-        "small-only": CascadeChoice("the small model alone", small=((0, ALWAYS),), score=score),
-        "cocktail": CascadeChoice("both models", small=((0, NEVER),), score=score, small_weight=0.5),
-        "tabi-empirical": empirical(cached, task, encoder, config, hop_ms),
-    }
-    return {name: found[name] for name in POLICIES}
+    return found
+
+
+def largest_rule(cascades: Cascades, small: int, rules: Sequence[int], config: CascadeConfig) -> int:
+    """The last rule whose pruned texts alone keep the bound on labelled data, or the first where none does."""
+    rows = np.arange(len(cascades.truth))
+    whole = cascades.losses(cascades.large, rows)
+
+    def risk(rule: int) -> float:
+        lost = cascades.losses(cascades.pruned[small, rule], rows)
+        return float((lost - whole if config.max_drop is not None else lost).mean())
+
+    return max((rule for rule in rules if risk(rule) <= bound(config)), default=rules[0])
 
 
 def empirical(
-    cached: Cached, task: TaskProfile, encoder: EncoderProfile, config: CascadeConfig, hop_ms: float
+    cached: Cached,
+    task: TaskProfile,
+    encoder: EncoderProfile,
+    config: CascadeConfig,
+    hop_ms: float,
+    chain: tuple[int, ...],
 ) -> CascadeChoice:
-    """The cheapest setting that keeps its word on the data it was chosen on."""
+    """The cheapest setting of a chain that keeps its word on the data it was chosen on."""
     cascades = Cascades(cached, task, encoder, config.score, hop_ms)
     rows = np.arange(len(cached))
     large = cascades.losses(cascades.large, rows)
     best: tuple[float, Setting] | None = None
-    for setting in cascades.settings(rows, config.depth):
+    for setting in cascades.settings(rows, len(chain)):
+        if setting.chain != chain:
+            continue
         course = cascades.play(setting, rows)
         risk = (course.loss - large).mean() if config.max_drop is not None else course.loss.mean()
         cost_ms = float(course.cost_ms.mean())

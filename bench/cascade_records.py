@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from elastriton.client import Answer
 from elastriton.core.latency import LatencyTable
-from elastriton.core.profile import EncoderProfile, TaskProfile
+from elastriton.core.profile import EncoderProfile
 from elastriton.core.promise import CascadeChoice
 from elastriton.generator.cached import Cached
 from elastriton.generator.config import CascadeConfig
 from elastriton.generator.data import Labelled
 from elastriton.generator.lora import whole_model
 from elastriton.generator.metrics import METRICS, bootstrap_interval
+from elastriton.generator.search import losses, spread
 
 USD_PER_CORE_HOUR, CORES = 0.04, 2
 
@@ -46,9 +47,11 @@ def record(task: str, policy: str, asked: Asked, test: Labelled, choice: Cascade
         truth = np.array([names.index(label) for label in test.labels])
     latency_ms = np.array([answer.latency_ms for answer in asked.sequential])
     at_load_ms = np.array([answer.latency_ms for answer in asked.at_load])
-    early = np.array([answer.level == 0 for answer in asked.at_load])
+    large = max(1, len(choice.small))
+    early = np.array([answer.level in range(large) for answer in asked.at_load])
     by_level = {
-        level: _quantiles(latency_ms[[answer.level == level for answer in asked.sequential]]) for level in (0, 1)
+        level: _quantiles(latency_ms[[answer.level == level for answer in asked.sequential]])
+        for level in range(large + 1)
     }
     throughput = float(np.median([count / seconds for count, seconds in asked.rounds_s]))
     return {
@@ -67,18 +70,13 @@ def record(task: str, policy: str, asked: Asked, test: Labelled, choice: Cascade
     }
 
 
-def infaas(
-    records: Sequence[dict[str, Any]], cached: Cached, profile: TaskProfile, config: CascadeConfig
-) -> dict[str, Any]:
+def infaas(records: Sequence[dict[str, Any]], cached: Cached, config: CascadeConfig) -> dict[str, Any]:
     """The one model that is cheapest within max_drop on labelled data (INFaaS, ATC'21): a policy that was served."""
-    if profile.objective == "regression":
-        spread = float(np.ptp(cached.truth))
-        small, large = (
-            float(np.abs(a.logits[:, 0] - cached.truth).mean()) / spread for a in (cached.small[0], cached.large)
-        )
-    else:
-        small, large = (float((a.logits.argmax(-1) != cached.truth).mean()) for a in (cached.small[0], cached.large))
-    name = "small-only" if small - large <= (config.max_drop or 0.0) else "large-only"
+    names = ("tiny-only", "small-only")[-len(cached.small) :]
+    span = spread(cached.truth)
+    lost = [float(losses(answers.logits, cached.truth, span).mean()) for answers in (*cached.small, cached.large)]
+    kept = (name for name, one in zip(names, lost, strict=False) if one - lost[-1] <= (config.max_drop or 0.0))
+    name = next(kept, "large-only")
     return next(one for one in records if one["policy"] == name) | {"policy": "infaas", "same_as": name}
 
 
@@ -92,8 +90,8 @@ def computed(
     config: CascadeConfig,
     model: str,
 ) -> list[dict[str, Any]]:
-    """The records of entropy exits and of agreement; regressions have neither. `small` are the small model's labels."""
-    if task == "stsb":
+    """The records of entropy exits and of agreement, for texts and classes. `small` are the small model's labels."""
+    if task == "stsb" or SETTINGS[task].kind == "vision":
         return []
     texts, labels = training_items(task, 0)
     order = random.Random(0).sample(range(len(texts)), len(texts))

@@ -21,12 +21,18 @@ SCALES = (0.4, 0.7, 1.0)
 
 @dataclass(frozen=True)
 class Setting:
-    """How many of a task's samples calibrate (the others test), its metric, and the longest text in tokens."""
+    """How many of a task's samples calibrate, and how many of the others test; its metric; the longest text in tokens.
+
+    `sequential` bounds the samples that are sent one at a time.
+    """
 
     calibration: int
     metric: str = "accuracy"
     inputs: int = 1
     max_length: int = 128
+    test: int | None = None
+    sequential: int | None = None
+    kind: str = "text"
 
 
 SETTINGS = {
@@ -38,36 +44,39 @@ SETTINGS = {
     "cola": Setting(1450, "matthews"),
     "stsb": Setting(1800, "spearman", inputs=2),
     "qnli": Setting(2300, inputs=2, max_length=256),
+    "cifar10": Setting(1000, test=200, sequential=60, kind="vision"),
 }
 
 
 def write_project(task: str, build: Path) -> Path:
-    """An elastriton.yaml for one task. Raises ConfigError where its models or data have not been made."""
+    """An elastriton.yaml for one task, with its tiny model as a further candidate where there is one.
+
+    Raises ConfigError where its models or data have not been made.
+    """
     setting = SETTINGS[task]
     if task == "clinc150":
         models = {size: ROOT / f"examples/demo/models/clinc150-{size}" for size in ("large", "small")}
         data = ROOT / "examples/demo/data/clinc150.json"
     else:
         models = {size: build / f"models/{task}-{size}" for size in ("large", "small")}
-        data = build / f"data/{task}.tsv"
+        data = build / f"data/{task}.{'npz' if setting.kind == 'vision' else 'tsv'}"
     missing = [str(path) for path in (*models.values(), data) if not path.exists()]
     if missing:
-        raise ConfigError(f"{', '.join(missing)} not found; run `python bench/cascade_models.py {task}` first")
-    lengths = [n for n in (16, 32, 64, 128, 256) if n <= setting.max_length]
-    encoder = {"kind": "text", "model": str(models["large"].resolve()), "max_length": setting.max_length}
-    cascade: dict[str, Any] = {"models": [str(models["small"].resolve())], "max_length": setting.max_length}
-    cascade |= {"max_drop": MAX_DROP, "delta": DELTA, "scales": list(SCALES)}
+        script = "vision_cascade_models.py" if setting.kind == "vision" else f"cascade_models.py {task}"
+        raise ConfigError(f"{', '.join(missing)} not found; run `python bench/{script}` first")
+    tiny = build / f"models/{task}-tiny"
+    small = [str(path.resolve()) for path in (tiny, models["small"]) if path.exists()]
     project = {
         "version": 1,
-        "encoders": {"minilm": encoder | {"lengths": lengths, "batches": [1, 2, 4, 8, 16]}},
+        "encoders": {"encoder": _encoder(setting, models["large"])},
         "tasks": {
             task: {
-                "encoder": "minilm",
+                "encoder": "encoder",
                 "slo_ms": 1000,
                 "inputs": setting.inputs,
                 "objective": "regression" if task == "stsb" else "classification",
                 "data": {"path": str(data.resolve()), "samples": setting.calibration},
-                "cascade": cascade,
+                "cascade": _cascade(setting, small),
             }
         },
     }
@@ -78,12 +87,27 @@ def write_project(task: str, build: Path) -> Path:
     return path
 
 
+def _encoder(setting: Setting, model: Path) -> dict[str, Any]:
+    encoder: dict[str, Any] = {"kind": setting.kind, "model": str(model.resolve())}
+    if setting.kind == "vision":
+        return encoder | {"batches": [1, 2, 4]}
+    lengths = [n for n in (16, 32, 64, 128, 256) if n <= setting.max_length]
+    return encoder | {"max_length": setting.max_length, "lengths": lengths, "batches": [1, 2, 4, 8, 16]}
+
+
+def _cascade(setting: Setting, small: list[str]) -> dict[str, Any]:
+    cascade: dict[str, Any] = {"models": small, "depth": len(small), "max_drop": MAX_DROP, "delta": DELTA}
+    if setting.kind == "vision":
+        return cascade
+    return cascade | {"max_length": setting.max_length, "scales": list(SCALES)}
+
+
 def labelled(config: Config, task: str, base: Path) -> tuple[Labelled, Labelled]:
     """What calibrates, and what tests."""
-    source = config.tasks[task].data
+    source, test = config.tasks[task].data, SETTINGS[task].test
     assert source is not None
     data = load_data(base / source.path)
-    return data.part(0, source.samples), data.part(source.samples)
+    return data.part(0, source.samples), data.part(source.samples, None if test is None else source.samples + test)
 
 
 def training_items(task: str, seed: int) -> tuple[list[tuple[str, ...]], list[str]]:

@@ -1,10 +1,11 @@
 """Cascades served, beside their peers: accuracy, early returns, latency and throughput of every policy on real texts.
 
-    python bench/cascade_models.py    # first: data and models, an hour
-    python bench/cascades.py          # about half an hour; writes bench/results/cascades.json
+    python bench/cascade_models.py           # first: data and models, an hour; some with --tiny, for three levels
+    python bench/vision_cascade_models.py
+    python bench/cascades.py                 # about 50 minutes; writes bench/results/cascades.json
 
 Per task one profile and one tritonserver, in which every policy is a model of its own (bench/cascade_policies.py) in
-front of the same large model. Requests take turns: each test text goes to every policy, one at a time, in random order
+front of the same large model. Requests take turns: each sample goes to every policy, one at a time, in random order
 ("sequential"); then every policy in turn gets all test texts with 16 in flight ("at load": throughput, accuracy). Texts
 are those that profiling has not seen. `deebert` and `agreement` are computed (bench/exits.py), and `infaas` is the one
 of both models that is cheapest within max_drop on labelled data: its figures are that policy's (`same_as`).
@@ -16,12 +17,13 @@ import argparse
 import json
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cascade_policies import POLICIES, choices
+from cascade_policies import choices
 from cascade_records import Asked, computed, infaas, record
 from cascade_tasks import SETTINGS, labelled, write_project
 from rich.console import Console
@@ -94,12 +96,13 @@ def run(task: str, arguments: argparse.Namespace) -> tuple[list[dict[str, Any]],
     plan = together(measured, config, task, found)
     generate(plan, build, path.parent / "repository")
     calibration, test = labelled(config, task, path.parent)
-    asked = serve(path.parent / "repository", found, test, arguments)
-    records = [record(task, name, asked[name], test, found[name]) for name in POLICIES]
-    records.append(infaas(records, cached, taskprofile, cascade))
+    sequential = min(arguments.sequential, SETTINGS[task].sequential or len(test))
+    asked = serve(path.parent / "repository", found, test, sequential, arguments.seed)
+    records = [record(task, name, asked[name], test, choice) for name, choice in found.items()]
+    records.append(infaas(records, cached, cascade))
     small = [answer.label for answer in asked["small-only"].at_load]
     served = {one["policy"]: one for one in records}
-    model = resolve(config.encoders["minilm"].model, path.parent)
+    model = resolve(config.encoders["encoder"].model, path.parent)
     records += computed(task, served, small, encoder, calibration, test, cascade, model)
     promises = {name: {"note": choice.note, "promise": asdict(choice)["promise"]} for name, choice in found.items()}
     return records, promises
@@ -115,26 +118,32 @@ def together(measured: Profile, config: Any, task: str, found: dict[str, Cascade
 
 
 def serve(
-    repository: Path, found: dict[str, CascadeChoice], test: Labelled, arguments: argparse.Namespace
+    repository: Path, found: dict[str, CascadeChoice], test: Labelled, sequential: int, seed: int
 ) -> dict[str, Asked]:
-    """Ask a server for everything: the answers of each policy."""
-    order = random.Random(arguments.seed)
+    """Ask a server for everything: the answers of each policy, to the first `sequential` samples one at a time."""
+    order = random.Random(seed)
     asked = {name: Asked() for name in found}
     texts = [parts[0] if len(parts) == 1 else (parts[0], parts[1]) for parts in test.texts]
     server = Server(repository, log=repository.parent / "server.log")
     server.start()
     try:
         server.wait_ready()
-        with Client(f"grpc://{server.grpc_url}", timeout_s=120.0, max_in_flight=IN_FLIGHT) as client:
+        with Client(f"grpc://{server.grpc_url}", timeout_s=600.0, max_in_flight=IN_FLIGHT) as client:
+
+            def ask(policy: str, rows: Sequence[int]) -> list[Answer]:
+                if test.images:
+                    return client.classify(slug(policy), images=[test.images[i] for i in rows], slo_ms=SLO_MS)
+                return client.classify(slug(policy), texts=[texts[i] for i in rows], slo_ms=SLO_MS)
+
             for name in found:
-                client.classify(slug(name), texts=texts[:IN_FLIGHT], slo_ms=SLO_MS)
-            for text in texts[: arguments.sequential]:
+                ask(name, range(IN_FLIGHT))
+            for row in range(sequential):
                 for name in order.sample(list(found), len(found)):
-                    asked[name].sequential += client.classify(slug(name), texts=[text], slo_ms=SLO_MS)
-            for part in np.array_split(np.arange(len(texts)), ROUNDS):
+                    asked[name].sequential += ask(name, [row])
+            for part in np.array_split(np.arange(len(test)), ROUNDS):
                 for name in order.sample(list(found), len(found)):
                     started_s = time.perf_counter()
-                    answers: list[Answer] = client.classify(slug(name), texts=[texts[i] for i in part], slo_ms=SLO_MS)
+                    answers = ask(name, part.tolist())
                     asked[name].rounds_s.append((len(part), time.perf_counter() - started_s))
                     asked[name].at_load += answers
     finally:

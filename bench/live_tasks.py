@@ -1,7 +1,7 @@
 """Two vision tasks on the demo's compact ViT, for several benches: EuroSAT, and CIFAR-10 with a linear probe.
 
-The probe is a multinomial logistic regression on the frozen encoder's features of 10,000 training images, full batch,
-by L-BFGS with weight decay. CIFAR-10 is far from what the encoder was trained on: its accuracy is low, and meant to be.
+The probe (bench/probe.py) reads the frozen encoder's features of 10,000 training images. CIFAR-10 is far from what the
+encoder was trained on: its accuracy is low, and meant to be.
 """
 
 from __future__ import annotations
@@ -12,20 +12,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from probe import features, probe
 from safetensors.torch import save_file
 
-from elastriton.core.levels import constant_level
-from elastriton.core.plan import DecoderPlan
-from elastriton.runtime.images import decode_image
-from elastriton.runtime.models import VisionModel, load_vision
+from elastriton.runtime.models import load_vision
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "examples/demo/models/eurosat-vit"
 DATA = ROOT.parent / "shared/data/vision"
 LEVELS = (-20, -16, -12, -8, -4, 0)  # prompts exist for EuroSAT alone, and peers want levels that all tasks have
 SLO_MS = {"eurosat": 150.0, "cifar10": 300.0}
-WEIGHT_DECAY = 1e-3
 
 
 def write_project(folder: Path, data: Path = DATA) -> Path:
@@ -68,34 +64,8 @@ def write_part(source: Path, split: str, destination: Path) -> int:
 
 
 def _train_probe(data: Any, destination: Path) -> None:
-    torch.manual_seed(0)
     model = load_vision(str(MODEL))
-    features = _features(model, data["jpeg_train"], data["off_train"])
     labels = torch.from_numpy(data["y_train"].astype(np.int64))
-    centre, spread = features.mean(0), features.std(0)
-    probe = torch.nn.Linear(features.shape[1], len(data["label_names"]))
-    optimiser = torch.optim.LBFGS(probe.parameters(), max_iter=300, line_search_fn="strong_wolfe")
-    scaled = (features - centre) / spread
-
-    def loss() -> torch.Tensor:
-        optimiser.zero_grad()
-        value = torch.nn.functional.cross_entropy(probe(scaled), labels) + WEIGHT_DECAY * probe.weight.square().sum()
-        value.backward()
-        return value
-
-    optimiser.step(loss)
-    weight = probe.weight.detach() / spread
-    bias = probe.bias.detach() - weight @ centre
-    save_file({"weight": weight.contiguous(), "bias": bias.contiguous()}, destination)
-
-
-def _features(model: VisionModel, jpeg: NDArray[np.uint8], offsets: NDArray[np.int64]) -> torch.Tensor:
-    plan = DecoderPlan("cifar10", model.image)
-    level = constant_level(0, model.depth)
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(offsets) - 1, 250):
-            bounds = zip(offsets[start : start + 250], offsets[start + 1 : start + 251], strict=True)
-            pixels = np.stack([decode_image(jpeg[a:b].tobytes(), plan) for a, b in bounds])
-            parts.append(model.encoder(torch.from_numpy(pixels), level))
-    return torch.cat(parts).clone()
+    read = features(model, data["jpeg_train"], data["off_train"])
+    weight, bias = probe(read, labels, len(data["label_names"]))
+    save_file({"weight": weight, "bias": bias}, destination)

@@ -17,7 +17,8 @@ from elastriton.core.errors import ConfigError
 from elastriton.core.latency import Cell
 from elastriton.core.profile import PROFILE_FILE, VERSION, EncoderProfile, Profile, TaskProfile
 from elastriton.core.records import dumps
-from elastriton.generator.cascades import CascadeTask, measure_cascade
+from elastriton.generator.candidates import CascadeTask
+from elastriton.generator.cascades import measure_cascade
 from elastriton.generator.config import Config
 from elastriton.generator.data import Labelled, label_numbers, load_data, values
 from elastriton.generator.evaluate import Collate, evaluate, image_batches, text_batches

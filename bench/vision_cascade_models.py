@@ -1,0 +1,154 @@
+"""A vision cascade for bench/cascades.py: the compact ViT in front of CLIP ViT-B/16, both on CIFAR-10.
+
+    python bench/vision_cascade_models.py --out build/cascades
+
+writes <out>/data/cifar10.npz and timm folders <out>/models/cifar10-large and cifar10-small. "large" is the image tower
+of CLIP ViT-B/16 (Radford et al., 2021; weights dequantised from int8) under a linear probe on its CLS token, "small"
+the demo's compact ViT, trained on with CIFAR-10's images and labels, half of its patches dropped (Liu et al., 2023).
+For benchmarks only: neither data nor weights may be shipped (../shared/data/MANIFEST.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from live_tasks import DATA, MODEL, ROOT, write_part
+from probe import features, probe
+from safetensors.torch import load_file, save_file
+from timm.layers import PatchDropout
+from torch import Tensor, nn
+from torch.nn import functional
+
+from elastriton.core.plan import DecoderPlan
+from elastriton.runtime.images import decode_image
+from elastriton.runtime.models import load_vision
+
+CLIP = ROOT.parent / "shared/data/models/clip-vit-b16-int8"
+ARCHITECTURE = "vit_base_patch16_clip_quickgelu_224"
+PARTS = {
+    "layer_norm1": "norm1",
+    "layer_norm2": "norm2",
+    "self_attn.out_proj": "attn.proj",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+BATCH, LR, HEAD_LR, WARM_UP = 64, 5e-4, 3e-3, 0.05
+
+
+def clip_as_timm() -> dict[str, Tensor]:
+    """The tower's weights under timm's names, without a head."""
+    stored = load_file(CLIP / "model.safetensors")
+    scales = {name: stored[f"{name}.scale"][:, None] for name in stored if f"{name}.scale" in stored}
+    clip = {name.removeprefix("vision_model."): t.float() * scales.get(name, 1.0) for name, t in stored.items()}
+    found = {
+        "cls_token": clip["embeddings.class_embedding"].reshape(1, 1, -1),
+        "pos_embed": clip["embeddings.position_embedding.weight"][None],
+        "patch_embed.proj.weight": clip["embeddings.patch_embedding.weight"],
+    }
+    for kind in ("weight", "bias"):
+        found |= {f"norm_pre.{kind}": clip[f"pre_layrnorm.{kind}"], f"norm.{kind}": clip[f"post_layernorm.{kind}"]}
+        for layer in range(12):
+            source, target = f"encoder.layers.{layer}", f"blocks.{layer}"
+            found |= {f"{target}.{new}.{kind}": clip[f"{source}.{old}.{kind}"] for old, new in PARTS.items()}
+            qkv = [clip[f"{source}.self_attn.{part}_proj.{kind}"] for part in "qkv"]
+            found[f"{target}.attn.qkv.{kind}"] = torch.cat(qkv)
+    return found
+
+
+def make_large(folder: Path, data: Any, images: int) -> None:
+    """CLIP with a linear probe on the first `images` of the training images."""
+    vit: Any = timm.create_model(ARCHITECTURE, num_classes=10)
+    vit.load_state_dict(clip_as_timm(), strict=False)
+    names = [str(name) for name in data["label_names"]]
+    image = {name: vit.pretrained_cfg[name] for name in ("input_size", "interpolation", "mean", "std", "crop_pct")}
+    config = {"architecture": ARCHITECTURE, "num_classes": 10, "pretrained_cfg": image | {"label_names": names}}
+    write(folder, vit, config)
+    read = features(load_vision(str(folder)), data["jpeg_train"], data["off_train"][: images + 1], batch=16)
+    weight, bias = probe(read, torch.from_numpy(data["y_train"][:images].astype(np.int64)), 10)
+    vit.head.weight.data, vit.head.bias.data = weight, bias
+    write(folder, vit, config)
+
+
+def make_small(folder: Path, data: Any, minutes: float) -> None:
+    """The compact ViT, trained on for `minutes` of processor time."""
+    config = json.loads((MODEL / "config.json").read_text())
+    config["pretrained_cfg"]["label_names"] = [str(name) for name in data["label_names"]]
+    vit: Any = timm.create_model(f"local-dir:{MODEL}", pretrained=True)
+    vit.reset_classifier(10)
+    model = load_vision(str(MODEL))
+    plan, offsets = DecoderPlan("cifar10", model.image), data["off_train"].tolist()
+    blob = data["jpeg_train"].tobytes()
+    decoded = [decode_image(blob[a:b], plan) for a, b in itertools.pairwise(offsets)]
+    x = (torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).float() / 127.5 - 1.0).half()
+    y = torch.from_numpy(data["y_train"].astype(np.int64))
+    body = [p for name, p in vit.named_parameters() if not name.startswith("head")]
+    groups = [{"params": body, "peak": LR}, {"params": list(vit.head.parameters()), "peak": HEAD_LR}]
+    optimiser = torch.optim.AdamW(groups, weight_decay=0.05)
+    vit.train()
+    start, done, steps = time.process_time(), 0.0, 0
+    while done < 1.0:
+        vit.patch_drop = PatchDropout(0.5) if done < 0.7 else nn.Identity()
+        for index in torch.randperm(len(x)).split(BATCH):
+            done = (time.process_time() - start) / (60 * minutes)
+            for group in optimiser.param_groups:
+                group["lr"] = group["peak"] * min(1.0, done / WARM_UP) * max(0.0, 1.0 - done)
+            pixels = x[index].float()
+            pixels = pixels.flip(3) if torch.rand(()) < 0.5 else pixels
+            value = functional.cross_entropy(vit(pixels), y[index], label_smoothing=0.1)
+            optimiser.zero_grad()
+            value.backward()
+            optimiser.step()
+            steps += 1
+        print(f"  step {steps}: loss {value.detach():.3f}, {done:.0%} of the time", flush=True)
+    vit.patch_drop = nn.Identity()
+    write(folder, vit, config)
+
+
+def write(folder: Path, vit: nn.Module, config: dict[str, Any]) -> None:
+    """A local folder as timm reads it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in vit.state_dict().items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+def accuracy(folder: Path, data: Any, images: int) -> float:
+    """On the first `images` of the test images."""
+    model = load_vision(str(folder))
+    assert model.head is not None
+    read = features(model, data["jpeg_test"], data["off_test"][: images + 1], batch=50).numpy()
+    return float(((read @ model.head.weight.T + model.head.bias).argmax(1) == data["y_test"][:images]).mean())
+
+
+def main() -> None:
+    """Make what is not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "build/cascades")
+    parser.add_argument("--probed", type=int, default=1000, help="training images of the probe")
+    parser.add_argument("--max-minutes", type=float, default=12.0, help="of processor time for the small model")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    data = np.load(DATA / "cifar10.npz", allow_pickle=False)
+    (args.out / "data").mkdir(parents=True, exist_ok=True)
+    write_part(DATA / "cifar10.npz", "test", args.out / "data/cifar10.npz")
+    small, large = args.out / "models/cifar10-small", args.out / "models/cifar10-large"
+    if not small.exists():
+        make_small(small, data, args.max_minutes)
+        print(f"cifar10-small: accuracy {accuracy(small, data, 2000):.4f} on 2000 test images", flush=True)
+    if not large.exists():
+        make_large(large, data, args.probed)
+        print(f"cifar10-large: accuracy {accuracy(large, data, 100):.4f} on 100 test images", flush=True)
+
+
+if __name__ == "__main__":
+    main()
