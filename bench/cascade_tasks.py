@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,9 @@ SETTINGS = {
 }
 
 
-def write_project(task: str, build: Path) -> Path:
+def write_project(
+    task: str, build: Path, served: str = "served", scales: Sequence[float] = SCALES, max_drop: float = MAX_DROP
+) -> Path:
     """An elastriton.yaml for one task, with its tiny model as a further candidate where there is one.
 
     Raises ConfigError where its models or data have not been made.
@@ -76,11 +79,11 @@ def write_project(task: str, build: Path) -> Path:
                 "inputs": setting.inputs,
                 "objective": "regression" if task == "stsb" else "classification",
                 "data": {"path": str(data.resolve()), "samples": setting.calibration},
-                "cascade": _cascade(setting, small),
+                "cascade": _cascade(setting, small, scales, max_drop),
             }
         },
     }
-    folder = build / "served" / task
+    folder = build / served / task
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "elastriton.yaml"
     path.write_text(json.dumps(project, indent=1))  # JSON is YAML
@@ -95,11 +98,11 @@ def _encoder(setting: Setting, model: Path) -> dict[str, Any]:
     return encoder | {"max_length": setting.max_length, "lengths": lengths, "batches": [1, 2, 4, 8, 16]}
 
 
-def _cascade(setting: Setting, small: list[str]) -> dict[str, Any]:
-    cascade: dict[str, Any] = {"models": small, "depth": len(small), "max_drop": MAX_DROP, "delta": DELTA}
+def _cascade(setting: Setting, small: list[str], scales: Sequence[float], max_drop: float) -> dict[str, Any]:
+    cascade: dict[str, Any] = {"models": small, "depth": len(small), "max_drop": max_drop, "delta": DELTA}
     if setting.kind == "vision":
         return cascade
-    return cascade | {"max_length": setting.max_length, "scales": list(SCALES)}
+    return cascade | {"max_length": setting.max_length, "scales": list(scales)}
 
 
 def labelled(config: Config, task: str, base: Path) -> tuple[Labelled, Labelled]:

@@ -7,7 +7,7 @@ core's ArrivalRate (two time constants; the larger counts). Peers that work in i
 papers' seconds to tens of seconds would outlast every burst of these loads and make them look bad. Latencies are p99s,
 with what the scheduler has learnt about them since (core/drift.py).
 
-Not here: INFaaS over three resident model sizes, which needs a profile of three sizes.
+INFaaS over three resident model sizes is the same class over a setting of three sizes (setting.resident_sizes).
 """
 
 from __future__ import annotations

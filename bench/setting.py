@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -139,6 +139,28 @@ def from_profile(path: Path) -> Setting:
     if len(measured) >= len(SLO_FACTORS):
         return _setting(source, cells, dict(list(measured.items())[: len(SLO_FACTORS)]))
     return _three_tasks(source, cells, next(iter(measured.values())))
+
+
+def resident_sizes(path: Path) -> Setting | None:
+    """The plain levels of all vision encoders of a profile as the levels 0, -1, …; None where there is but one.
+
+    The first encoder's tasks and deadlines are those of `from_profile`, so that both settings meet the same requests.
+    """
+    profile = load_profile(path)
+    names = [name for name, encoder in profile.encoders.items() if encoder.kind == "vision"]
+    if len(names) < 2:
+        return None
+    cells = tuple(
+        replace(cell, gamma=-size, length=profile.encoders[names[0]].tokens)
+        for size, name in enumerate(names)
+        for cell in profile.encoders[name].latency
+        if cell.gamma == 0
+    )
+    measured = {}
+    for size, name in enumerate(names):
+        task = next(task for task in profile.tasks.values() if task.encoder == name)
+        measured[-size] = next(point.accuracy for point in task.accuracy if point.gamma == 0)
+    return _three_tasks(f"{path}: {', '.join(names)}", cells, measured)
 
 
 def from_plan(plan: SchedulerPlan) -> Setting:

@@ -11,9 +11,7 @@ For benchmarks only: neither data nor weights may be shipped (../shared/data/MAN
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +20,10 @@ import timm
 import torch
 from live_tasks import DATA, MODEL, ROOT, write_part
 from probe import features, probe
-from safetensors.torch import load_file, save_file
-from timm.layers import PatchDropout
-from torch import Tensor, nn
-from torch.nn import functional
+from safetensors.torch import load_file
+from torch import Tensor
+from vit_training import train, train_set, write_vit
 
-from elastriton.core.plan import DecoderPlan
-from elastriton.runtime.images import decode_image
 from elastriton.runtime.models import load_vision
 
 CLIP = ROOT.parent / "shared/data/models/clip-vit-b16-int8"
@@ -40,7 +35,6 @@ PARTS = {
     "mlp.fc1": "mlp.fc1",
     "mlp.fc2": "mlp.fc2",
 }
-BATCH, LR, HEAD_LR, WARM_UP = 64, 5e-4, 3e-3, 0.05
 
 
 def clip_as_timm() -> dict[str, Tensor]:
@@ -70,11 +64,11 @@ def make_large(folder: Path, data: Any, images: int) -> None:
     names = [str(name) for name in data["label_names"]]
     image = {name: vit.pretrained_cfg[name] for name in ("input_size", "interpolation", "mean", "std", "crop_pct")}
     config = {"architecture": ARCHITECTURE, "num_classes": 10, "pretrained_cfg": image | {"label_names": names}}
-    write(folder, vit, config)
+    write_vit(folder, vit, config)
     read = features(load_vision(str(folder)), data["jpeg_train"], data["off_train"][: images + 1], batch=16)
     weight, bias = probe(read, torch.from_numpy(data["y_train"][:images].astype(np.int64)), 10)
     vit.head.weight.data, vit.head.bias.data = weight, bias
-    write(folder, vit, config)
+    write_vit(folder, vit, config)
 
 
 def make_small(folder: Path, data: Any, minutes: float) -> None:
@@ -83,40 +77,8 @@ def make_small(folder: Path, data: Any, minutes: float) -> None:
     config["pretrained_cfg"]["label_names"] = [str(name) for name in data["label_names"]]
     vit: Any = timm.create_model(f"local-dir:{MODEL}", pretrained=True)
     vit.reset_classifier(10)
-    model = load_vision(str(MODEL))
-    plan, offsets = DecoderPlan("cifar10", model.image), data["off_train"].tolist()
-    blob = data["jpeg_train"].tobytes()
-    decoded = [decode_image(blob[a:b], plan) for a, b in itertools.pairwise(offsets)]
-    x = (torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).float() / 127.5 - 1.0).half()
-    y = torch.from_numpy(data["y_train"].astype(np.int64))
-    body = [p for name, p in vit.named_parameters() if not name.startswith("head")]
-    groups = [{"params": body, "peak": LR}, {"params": list(vit.head.parameters()), "peak": HEAD_LR}]
-    optimiser = torch.optim.AdamW(groups, weight_decay=0.05)
-    vit.train()
-    start, done, steps = time.process_time(), 0.0, 0
-    while done < 1.0:
-        vit.patch_drop = PatchDropout(0.5) if done < 0.7 else nn.Identity()
-        for index in torch.randperm(len(x)).split(BATCH):
-            done = (time.process_time() - start) / (60 * minutes)
-            for group in optimiser.param_groups:
-                group["lr"] = group["peak"] * min(1.0, done / WARM_UP) * max(0.0, 1.0 - done)
-            pixels = x[index].float()
-            pixels = pixels.flip(3) if torch.rand(()) < 0.5 else pixels
-            value = functional.cross_entropy(vit(pixels), y[index], label_smoothing=0.1)
-            optimiser.zero_grad()
-            value.backward()
-            optimiser.step()
-            steps += 1
-        print(f"  step {steps}: loss {value.detach():.3f}, {done:.0%} of the time", flush=True)
-    vit.patch_drop = nn.Identity()
-    write(folder, vit, config)
-
-
-def write(folder: Path, vit: nn.Module, config: dict[str, Any]) -> None:
-    """A local folder as timm reads it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in vit.state_dict().items()}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    train(vit, *train_set(data, load_vision(str(MODEL)).image), minutes)
+    write_vit(folder, vit, config)
 
 
 def accuracy(folder: Path, data: Any, images: int) -> float:
