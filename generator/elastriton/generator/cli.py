@@ -53,9 +53,9 @@ def profile(
 
 @app.command()
 def tune(
-    task: Annotated[str, Option(help="The vision task whose prompts to train.")],
+    task: Annotated[str, Option(help="The task whose prompts to train.")],
     config: ConfigPath = Path("elastriton.yaml"),
-    data: Annotated[Path | None, Option(help="Train on these labelled images, not on the task's fit part.")] = None,
+    data: Annotated[Path | None, Option(help="Train on these labelled samples, not on the task's fit part.")] = None,
     output: Annotated[
         Path | None, Option(help="The file to write; by default the one the task's `prompts` names.")
     ] = None,

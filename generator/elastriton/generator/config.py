@@ -49,9 +49,10 @@ class EncoderConfig(_Strict):
     def _check(self) -> EncoderConfig:
         if 0 not in self.levels:
             raise ValueError(f"levels {list(self.levels)} lack 0, the plain encoder")
-        if self.kind == "text" and not all(-50 <= gamma <= 0 for gamma in self.levels):
+        if self.kind == "text" and min(self.levels) < -50:
             raise ValueError(
-                f"levels {list(self.levels)}: text encoders take -50 to 0, the per cent of tokens that a layer merges"
+                f"levels {list(self.levels)}: text encoders take -50 to 0, the per cent of tokens that a layer merges, "
+                "and numbers of prompts above"
             )
         if self.schedule == "search" and (self.kind != "vision" or self.runtime != "onnxruntime"):
             raise ValueError("schedule 'search' is for vision encoders in onnxruntime; use 'constant'")

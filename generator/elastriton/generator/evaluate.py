@@ -21,7 +21,7 @@ from elastriton.generator.data import Labelled
 from elastriton.generator.measure import Advance, all_logits
 from elastriton.runtime.executor import Arrays, ElasticExecutor, Floats
 from elastriton.runtime.images import decode_image
-from elastriton.runtime.texts import TextTokenizer, pad
+from elastriton.runtime.texts import Encoding, TextTokenizer, pad
 
 T = TypeVar("T")
 
@@ -64,10 +64,14 @@ def image_pixels(task: str, data: Labelled, image: ImageSpec) -> list[NDArray[np
 
 def text_batches(data: Labelled, tokenizer_folder: Path, max_length: int, inputs: int) -> tuple[Collate, Sequence[int]]:
     """How to make a batch of some texts, and the order to run them in: by length, to pad little."""
-    tokenizer = TextTokenizer(tokenizer_folder, max_length, inputs)
-    encodings = [_check(tokenizer.encode, number, parts) for number, parts in enumerate(data.texts)]
+    encodings = text_encodings(data, TextTokenizer(tokenizer_folder, max_length, inputs))
     order = sorted(range(len(encodings)), key=lambda index: len(encodings[index]))
     return (lambda indices: pad([encodings[index] for index in indices])), order
+
+
+def text_encodings(data: Labelled, tokenizer: TextTokenizer) -> list[Encoding]:
+    """The texts as the encoder takes them. Raises ConfigError for one that it cannot read."""
+    return [_check(tokenizer.encode, number, parts) for number, parts in enumerate(data.texts)]
 
 
 def evaluate(

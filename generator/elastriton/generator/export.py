@@ -76,8 +76,10 @@ class _VisionAtLevel(_AtLevel):
 
 
 class _TextAtLevel(_AtLevel):
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Any:
-        return self.encoder(input_ids, attention_mask, token_type_ids, self.level)
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, prompts: Tensor | None = None
+    ) -> Any:
+        return self.encoder(input_ids, attention_mask, token_type_ids, self.level, prompts)
 
 
 class _TextWithAttention(_AtLevel):
@@ -101,10 +103,18 @@ def export_vision(
         _export(_VisionAtLevel(encoder, level), inputs, axes, shared, folder / graph_file(level.gamma))
 
 
-def export_text(encoder: TextEncoder, levels: tuple[TokenLevel, ...], folder: Path, *, attention: bool = False) -> None:
+def export_text(
+    encoder: TextEncoder,
+    levels: tuple[TokenLevel, ...],
+    folder: Path,
+    *,
+    prompt_shape: tuple[int, int] = (1, 1),
+    attention: bool = False,
+) -> None:
     """Write the graphs of a text encoder, for any batch and any number of tokens.
 
-    With `attention`, for the small model of a cascade, they have a second output: the attention each token receives.
+    `prompt_shape` is how many layers have prompts of their own, and their width. With `attention`, for the small model
+    of a cascade, they have a second output: the attention each token receives.
     """
     shared = SharedWeights(folder / WEIGHTS_FILE)
     batch, tokens = torch.export.Dim("batch", min=1, max=1024), torch.export.Dim("tokens", min=2, max=512)
@@ -115,8 +125,11 @@ def export_text(encoder: TextEncoder, levels: tuple[TokenLevel, ...], folder: Pa
     inputs["token_type_ids"].zero_()
     axes = {name: {0: batch, 1: tokens} for name in inputs}
     kind, outputs = (_TextWithAttention, ("features", "attention")) if attention else (_TextAtLevel, ("features",))
+    layers, width = prompt_shape
     for level in levels:
-        _export(kind(encoder, level), inputs, axes, shared, folder / graph_file(level.gamma), outputs)
+        prompts = {"prompts": torch.zeros(2, layers, level.prompts, width)} if level.prompts else {}
+        free = axes | {name: {0: batch} for name in prompts}
+        _export(kind(encoder, level), inputs | prompts, free, shared, folder / graph_file(level.gamma), outputs)
 
 
 def _export(

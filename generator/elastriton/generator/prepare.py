@@ -79,7 +79,7 @@ def _prepare(
         image = (model.image.height, model.image.width)
         export_vision(model.encoder, levels, image, _prompt_layers(heads), folder)
     else:
-        export_text(model.encoder, levels, folder)
+        export_text(model.encoder, levels, folder, prompt_shape=(_prompt_layers(heads), model.width))
     plan = ExecutorPlan(
         kind=encoder.kind,
         runtime=encoder.runtime,
@@ -98,7 +98,10 @@ def _prepare(
         lengths=tuple(sorted(n for n in encoder.lengths if n <= encoder.max_length)) if encoder.kind == "text" else (),
     )
     tokens = model.tokens if isinstance(model, VisionModel) else max(encoder.lengths)
-    tokenizer = _tokenizer(source, artifacts / f"{name}_tokenizer", artifacts) if plan.text else None
+    tokenizer = None
+    if plan.text is not None:
+        save_tokenizer(source, artifacts / f"{name}_tokenizer")
+        tokenizer = _artifact(artifacts / f"{name}_tokenizer", artifacts)
     labels = {task_name: labels for task_name, (_, labels) in heads.items()}
     return PreparedEncoder(plan, tokens, labels, tokenizer, device)
 
@@ -127,7 +130,7 @@ def prepare_small(
             export_vision(small.encoder, (TokenLevel(0),), (small.image.height, small.image.width), 1, folder)
         else:
             export_text(small.encoder, (TokenLevel(0),), folder, attention=True)
-            _tokenizer(source, folder, artifacts)
+            save_tokenizer(source, folder)
         save_head(folder, TaskHead(task_name, small.head.weight, small.head.bias))
     if isinstance(small, VisionModel):
         return PreparedSmall(folder, small.image, 0)
@@ -166,7 +169,8 @@ def _text(encoder: EncoderConfig, model: TextModel) -> TextSpec:
     return TextSpec(encoder.max_length)
 
 
-def _tokenizer(source: str, folder: Path, artifacts: Path) -> Artifact:
+def save_tokenizer(source: str, folder: Path) -> None:
+    """Write a model's tokenizer.json to `folder`. Raises ConfigError where the model has none."""
     from transformers import AutoTokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -174,7 +178,6 @@ def _tokenizer(source: str, folder: Path, artifacts: Path) -> Artifact:
     if not tokenizer.is_fast:
         raise ConfigError(f"model {source} has no fast tokenizer (tokenizer.json); convert it with transformers first")
     tokenizer.backend_tokenizer.save(str(folder / TOKENIZER_FILE))
-    return _artifact(folder, artifacts)
 
 
 def _save(head: TaskHead, artifacts: Path) -> Artifact:

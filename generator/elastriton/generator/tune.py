@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -16,14 +17,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from elastriton.core.errors import ConfigError
+from elastriton.core.levels import constant_level
 from elastriton.core.profile import Accuracy, ImageSpec
-from elastriton.generator.adapt import Samples, Training, TunableModel, train_low_rank, train_prompts
-from elastriton.generator.config import Config, TaskConfig, resolve
+from elastriton.generator.adapt import Training, train_low_rank, train_prompts
+from elastriton.generator.config import Config, EncoderConfig, TaskConfig, resolve
 from elastriton.generator.data import Labelled, label_numbers, load_data
-from elastriton.generator.evaluate import image_pixels
+from elastriton.generator.evaluate import image_pixels, text_encodings
+from elastriton.generator.lora import whole_model
 from elastriton.generator.measure import Advance
-from elastriton.generator.prepare import task_head
-from elastriton.runtime.models import load_vision
+from elastriton.generator.prepare import save_tokenizer, task_head
+from elastriton.generator.tunable import ImageSamples, Samples, TextSamples, Tunable, TunableText, TunableVision
+from elastriton.runtime.models import load_text, load_vision
+from elastriton.runtime.texts import TextTokenizer
 
 CHUNK = 250
 
@@ -66,11 +71,8 @@ def tune(
     ConfigError where the task is none for prompts, or has no data to judge by.
     """
     task, gammas = _checked(name, config)
-    loaded = load_vision(resolve(config.encoders[task.encoder].model, base))
-    head, labels = task_head(name, task.model_copy(update={"prompts": None}), loaded.head, base)
-    model = TunableModel(loaded, torch.from_numpy(head.weight), torch.from_numpy(head.bias))
     advance("reading the data")
-    fit, held_out = _parts(name, task, base, data, loaded.image, labels)
+    model, fit, held_out = _read(name, task, config.encoders[task.encoder], base, data)
     plain = _accuracy(0, model, held_out)
     layers = 1 if shallow else model.depth
     prompts, losses = train_prompts(model, layers, gammas[-1], fit, training, advance)
@@ -79,7 +81,7 @@ def tune(
     stored = load_file(output)["prompts"].float()
     advance("judging the prompts")
     accuracies = tuple(_accuracy(gamma, model, held_out, stored[:, :gamma]) for gamma in gammas)
-    rank = max(1, round(prompts.numel() / (4 * model.width * model.depth)))
+    rank = max(1, round(prompts.numel() / (4 * model.width * model.depth)))  # of [w, 3 w], or of two [w, w], per layer
     trained, control_losses = train_low_rank(model, rank, len(losses), fit, training, advance)
     control = Trained(trained, len(control_losses), (_accuracy(0, model, held_out),))
     return Tuning(
@@ -107,35 +109,59 @@ def _checked(name: str, config: Config) -> tuple[TaskConfig, list[int]]:
     if task is None:
         raise ConfigError(f"there is no task {name!r}; the configuration has {', '.join(config.tasks)}")
     encoder = config.encoders[task.encoder]
-    if encoder.kind != "vision" or task.objective != "classification":
-        raise ConfigError(f"task {name} is no image classification; elastriton tune trains prompts for these alone")
+    if task.objective != "classification":
+        raise ConfigError(f"task {name} is no classification; elastriton tune trains prompts for these alone")
     gammas = sorted(gamma for gamma in encoder.levels if gamma > 0)
     if not gammas:
         raise ConfigError(f"encoder {task.encoder} has no level above 0 in {list(encoder.levels)}; add one, e.g. 4")
     return task, gammas
 
 
-def _parts(
-    name: str, task: TaskConfig, base: Path, data: Path | None, image: ImageSpec, labels: tuple[str, ...]
-) -> tuple[Samples, Samples]:
-    """The samples to train on, and those to judge by."""
+def _read(
+    name: str, task: TaskConfig, encoder: EncoderConfig, base: Path, data: Path | None
+) -> tuple[Tunable, Samples, Samples]:
+    """The model, the samples to train on, and those to judge by."""
     if task.data is None:
         raise ConfigError(f"task {name} has no `data`, by which its prompts would be judged; give it some")
     own = load_data(base / task.data.path).part(0, task.data.samples)
     n_fit = task.data.n_fit(len(own))
-    fit = own.part(0, n_fit) if data is None else load_data(data)
-    held_out = own.part(n_fit)
-    if not fit.images or not held_out.images:
-        raise ConfigError(f"task {name}: there are {len(fit)} images to train on and {len(held_out)} to judge by")
-    return _samples(name, fit, image, labels), _samples(name, held_out, image, labels)
+    parts = own.part(0, n_fit) if data is None else load_data(data), own.part(n_fit)
+    plain = task.model_copy(update={"prompts": None})
+    with whole_model(resolve(encoder.model, base)) as source, TemporaryDirectory() as scratch:
+        if encoder.kind == "vision":
+            vision = load_vision(source)
+            head, labels = task_head(name, plain, vision.head, base)
+            model: Tunable = TunableVision(vision, head.weight, head.bias)
+            fit, held_out = (_images(name, part, vision.image, labels) for part in parts)
+        else:
+            text = load_text(source)
+            text.encoder.check(constant_level(max(encoder.levels), text.depth))
+            head, labels = task_head(name, plain, text.head, base)
+            model = TunableText(text, head.weight, head.bias)
+            save_tokenizer(source, Path(scratch))
+            tokenizer = TextTokenizer(Path(scratch), encoder.max_length, task.inputs)
+            fit, held_out = (_texts(part, tokenizer, labels) for part in parts)
+    if not len(fit.numbers) or not len(held_out.numbers):
+        raise ConfigError(
+            f"task {name}: there are {len(fit.numbers)} {encoder.kind} samples to train on and "
+            f"{len(held_out.numbers)} to judge by"
+        )
+    return model, fit, held_out
 
 
-def _samples(name: str, data: Labelled, image: ImageSpec, labels: tuple[str, ...]) -> Samples:
-    pixels = np.stack(image_pixels(name, data, image))
-    return Samples(torch.from_numpy(pixels), torch.from_numpy(label_numbers(data, labels)))
+def _images(name: str, data: Labelled, image: ImageSpec, labels: tuple[str, ...]) -> Samples:
+    pixels = image_pixels(name, data, image)
+    numbers = label_numbers(data, labels)[: len(pixels)]
+    return ImageSamples(torch.from_numpy(np.array(pixels, dtype=np.uint8)), torch.from_numpy(numbers))
+
+
+def _texts(data: Labelled, tokenizer: TextTokenizer, labels: tuple[str, ...]) -> Samples:
+    encodings = text_encodings(data, tokenizer)
+    return TextSamples(encodings, torch.from_numpy(label_numbers(data, labels)[: len(encodings)]))
 
 
 @torch.inference_mode()
-def _accuracy(gamma: int, model: TunableModel, samples: Samples, prompts: Tensor | None = None) -> Accuracy:
-    predicted = torch.cat([model(pixels, prompts).argmax(dim=1) for pixels in samples.pixels.split(CHUNK)])
+def _accuracy(gamma: int, model: Tunable, samples: Samples, prompts: Tensor | None = None) -> Accuracy:
+    chunks = torch.arange(len(samples.numbers)).split(CHUNK)
+    predicted = torch.cat([model(samples.batch(index), prompts).argmax(dim=1) for index in chunks])
     return Accuracy.of(gamma, int((predicted == samples.numbers).sum()), len(predicted))

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from elastriton.core.levels import SPECIAL_TOKENS, TokenLevel, merged_shares
-from elastriton.runtime.tokens import masked_soft_matching, merge_weighted
+from elastriton.runtime.tokens import add_prompts, masked_soft_matching, merge_weighted, replace_prompts
 
 LAYERS = frozenset(f"{family}Layer" for family in ("Bert", "Camembert", "Electra", "Roberta", "XLMRoberta"))
 """The layers that `features` knows: attention.self, attention.output, intermediate, output; norms behind the sums."""
@@ -24,11 +24,21 @@ def is_elastic(model: Any) -> bool:
 
 
 def features(
-    model: Any, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None, level: TokenLevel
+    model: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    token_type_ids: Tensor | None,
+    level: TokenLevel,
+    prompts: Tensor | None = None,
 ) -> Tensor:
-    """Features [batch, width] of token ids, mask and segment ids, each [batch, tokens], at a level of 0 or below.
+    """Features [batch, width] of token ids, mask and segment ids, each [batch, tokens], at `level`.
+
+    `prompts` [batch, layers, gamma, width] go with gamma > 0: one layer of them is shallow, `depth` are deep.
 
     Modifications to Hugging Face's forward:
+    - prompted levels: prompts stand behind CLS, without a position, and are replaced before each layer that has its own
+      (P-tuning v2, arXiv 2110.07602, in VPT's form: they are tokens and not keys and values, so that all levels share
+      one forward);
     - merging levels: after each layer's attention the level's percentage of each text's tokens is merged, by the
       similarity of keys, and attention is proportional to token size (ToMe, arXiv 2210.09461). CLS and separators never
       merge; padding has size 0: it takes no part, and a text's result does not depend on it;
@@ -43,11 +53,15 @@ def features(
     tokens, spare = input_ids.shape[1], (real.sum(dim=-1) - SPECIAL_TOKENS).clamp(min=0)
     protected = (real & ~mergeable).sum(dim=-1)  # so many tokens come first once something has merged
     size = real.to(x.dtype)[:, :, None]
+    if prompts is not None:
+        x = add_prompts(x, prompts[:, 0])
+        size = add_prompts(size, torch.ones_like(prompts[:, 0, :, :1]))
     log_size = size.log()
 
     *layers, last = base.encoder.layer
     shares = merged_shares(level, len(layers))
-    for layer, (before, after) in zip(layers, pairwise(shares), strict=True):
+    for number, (layer, (before, after)) in enumerate(zip(layers, pairwise(shares), strict=True)):
+        x = _prompted(x, prompts, number)
         attended, keys = attend(layer.attention.self, x, log_size)
         x = layer.attention.output(attended, x)
         if after > before:
@@ -59,12 +73,19 @@ def features(
             mergeable = real & (torch.arange(slots, device=x.device) >= protected[:, None])
         x = layer.output(layer.intermediate(x), x)
 
+    x = _prompted(x, prompts, len(layers))
     attended, _ = attend(last.attention.self, x, log_size, queries=1)
     x = last.attention.output(attended, x[:, :1])
     x = last.output(last.intermediate(x), x)
     pooler = getattr(base, "pooler", None)
     read: Tensor = model.classifier(x if pooler is None else pooler(x))
     return read
+
+
+def _prompted(x: Tensor, prompts: Tensor | None, layer: int) -> Tensor:
+    """What enters a layer: with its own prompts in the place of the last one's, where it has any."""
+    deep = prompts is not None and 0 < layer < prompts.shape[1]
+    return replace_prompts(x, prompts[:, layer]) if deep and prompts is not None else x
 
 
 def special_tokens(input_ids: Tensor, real: Tensor) -> Tensor:

@@ -48,7 +48,10 @@ class Buckets:
         missing = _smallest(self.batches, batch, "the batch has {} samples") - batch
         width = inputs["input_ids"].shape[1] if self.lengths else 0
         padding = _smallest(self.lengths, width, "the longest text has {} tokens") - width if self.lengths else 0
-        padded = {name: np.pad(array, ((0, 0), (0, padding))) for name, array in inputs.items()} if padding else inputs
+        padded = {
+            name: np.pad(array, ((0, 0), (0, padding))) if padding and array.ndim == 2 else array  # prompts have four
+            for name, array in inputs.items()
+        }
         if not missing:
             return padded
         return {name: np.concatenate([array, array[:1].repeat(missing, axis=0)]) for name, array in padded.items()}

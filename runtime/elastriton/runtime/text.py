@@ -36,25 +36,35 @@ class TextEncoder(nn.Module):
         accepted = inspect.signature(model.forward).parameters
         self.reads_segments = "token_type_ids" in accepted and getattr(model.config, "type_vocab_size", 0) > 1
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, level: TokenLevel) -> Tensor:
-        """Features [batch, width] of int64 token ids, mask and segment ids, each [batch, tokens]."""
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor,
+        level: TokenLevel,
+        prompts: Tensor | None = None,
+    ) -> Tensor:
+        """Features [batch, width] of int64 token ids, mask and segment ids, each [batch, tokens].
+
+        `prompts` [batch, layers, gamma, width] go with gamma > 0. Raises ConfigError where the model has no such level.
+        """
         self.check(level)
+        if level.gamma > 0 and prompts is None:
+            raise ConfigError(f"level {level.gamma} needs prompts")
         if self.elastic:
-            return features(
-                self.model, input_ids, attention_mask, token_type_ids if self.reads_segments else None, level
-            )
+            read = token_type_ids if self.reads_segments else None
+            return features(self.model, input_ids, attention_mask, read, level, prompts)
         segments = {"token_type_ids": token_type_ids} if self.reads_segments else {}
         out: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **segments).logits
         return out
 
     def check(self, level: TokenLevel) -> None:
         """Raise ConfigError where the model cannot run at `level`."""
-        if level.gamma > 0:
-            raise ConfigError(f"level {level.gamma} adds prompts; text encoders have levels of 0 and below")
-        if level.gamma < 0 and not self.elastic:
+        if level.gamma != 0 and not self.elastic:
             raise ConfigError(
-                f"level {level.gamma} merges tokens; {type(self.model).__name__} has only level 0, "
-                f"since elastriton merges in these layers alone: {', '.join(sorted(LAYERS))}"
+                f"level {level.gamma} {'merges tokens' if level.gamma < 0 else 'adds prompts'}; "
+                f"{type(self.model).__name__} has only level 0, since elastriton knows these layers alone: "
+                f"{', '.join(sorted(LAYERS))}"
             )
 
     def with_attention(

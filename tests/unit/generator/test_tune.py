@@ -1,4 +1,4 @@
-"""`elastriton tune` on a tiny vision transformer: what is trained, what stays, and what the file is good for."""
+"""`elastriton tune` on tiny encoders: what is trained, what stays, and what the file is good for."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,12 +15,23 @@ from typer.testing import CliRunner
 
 from elastriton.core.errors import ConfigError
 from elastriton.core.levels import TokenLevel
-from elastriton.generator.adapt import Samples, Training, TunableModel, shifted, train_low_rank, train_prompts
+from elastriton.generator.adapt import Training, train_low_rank, train_prompts
 from elastriton.generator.cli import app
 from elastriton.generator.config import Config, load_config
 from elastriton.generator.prepare import prepare_encoder
+from elastriton.generator.profiler import profile
+from elastriton.generator.tunable import (
+    ImageSamples,
+    Samples,
+    TextSamples,
+    Tunable,
+    TunableText,
+    TunableVision,
+    shifted,
+)
 from elastriton.generator.tune import prompts_file, tune
-from elastriton.runtime.models import load_vision
+from elastriton.runtime.models import load_text, load_vision
+from elastriton.runtime.texts import Encoding
 
 TRAINING = Training(epochs=12, minutes=5.0, batch=8, learning_rate=0.05)
 
@@ -28,43 +40,63 @@ def silent(step: str) -> None:
     pass
 
 
+@pytest.fixture(params=["vision", "text"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def model(tiny_vit: Path) -> TunableModel:
-    """The tiny model, its parameters far from their initial values: near these nothing depends on the prompts."""
-    loaded = load_vision(str(tiny_vit))
-    assert loaded.head is not None
+def model(kind: str, tiny_vit: Path, text_project: Path) -> Tunable:
+    """A tiny model, its parameters far from their initial values: near these nothing depends on the prompts."""
+    if kind == "text":
+        text = load_text(load_config(text_project / "elastriton.yaml").encoders["bert"].model)
+        return TunableText(text, text.head.weight, text.head.bias)
+    vision = load_vision(str(tiny_vit))
+    assert vision.head is not None
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in loaded.encoder.vit.parameters():
+        for parameter in vision.encoder.vit.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return TunableModel(loaded, torch.from_numpy(loaded.head.weight), torch.from_numpy(loaded.head.bias))
+    return TunableVision(vision, vision.head.weight, vision.head.bias)
 
 
-@pytest.fixture(scope="module")
-def samples() -> Samples:
-    """Three colours, a little noisy."""
+@pytest.fixture
+def samples(kind: str) -> Samples:
+    """Three colours, a little noisy; or texts that hold one of three words among others."""
     generator = torch.Generator().manual_seed(0)
     numbers = torch.arange(24) % 3
+    if kind == "text":
+        return TextSamples([_text(int(number), generator) for number in numbers], numbers)
     pixels = torch.randint(0, 60, (24, 32, 32, 3), dtype=torch.uint8, generator=generator)
     pixels[torch.arange(24), :, :, numbers] += 180
-    return Samples(pixels, numbers)
+    return ImageSamples(pixels, numbers)
 
 
-def loss(model: TunableModel, samples: Samples, prompts: torch.Tensor | None = None) -> float:
+def _text(number: int, generator: torch.Generator) -> Encoding:
+    others = torch.randint(7, 17, (int(torch.randint(1, 9, (), generator=generator)),), generator=generator)
+    ids = np.array([2, *others.tolist(), 4 + number, 3], np.int64)
+    return Encoding(ids, np.zeros_like(ids))
+
+
+def everything(samples: Samples) -> dict[str, torch.Tensor]:
+    return samples.batch(torch.arange(len(samples.numbers)))
+
+
+def loss(model: Tunable, samples: Samples, prompts: torch.Tensor | None = None) -> float:
     with torch.inference_mode():
-        return float(torch.nn.functional.cross_entropy(model(samples.pixels, prompts), samples.numbers))
+        return float(torch.nn.functional.cross_entropy(model(everything(samples), prompts), samples.numbers))
 
 
 @pytest.mark.parametrize("layers", [1, 3])
-def test_prompts_lower_the_loss_at_every_prefix(model: TunableModel, samples: Samples, layers: int) -> None:
+def test_prompts_lower_the_loss_at_every_prefix(kind: str, model: Tunable, samples: Samples, layers: int) -> None:
     prompts, losses = train_prompts(model, layers, 4, samples, TRAINING, silent)
-    assert prompts.shape == (layers, 4, 24)
+    assert prompts.shape == (layers, 4, model.width)
     assert len(losses) == 12 * 3
     for prefix in (1, 2, 3, 4):
-        assert loss(model, samples, prompts[:, :prefix]) < 0.95 * loss(model, samples)
+        assert loss(model, samples, prompts[:, :prefix]) < (0.95 if kind == "vision" else 0.99) * loss(model, samples)
 
 
-def test_encoder_and_head_stay_frozen(model: TunableModel, samples: Samples) -> None:
+def test_encoder_and_head_stay_frozen(model: Tunable, samples: Samples) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     train_prompts(model, 3, 4, samples, replace(TRAINING, epochs=2), silent)
     for name, value in model.state_dict().items():
@@ -72,23 +104,28 @@ def test_encoder_and_head_stay_frozen(model: TunableModel, samples: Samples) -> 
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_the_control_lowers_the_loss_and_is_merged(model: TunableModel, samples: Samples) -> None:
+def test_the_control_lowers_the_loss_and_is_merged(kind: str, model: Tunable, samples: Samples) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     plain = loss(model, samples)
     trained, losses = train_low_rank(model, 2, 36, samples, TRAINING, silent)
-    assert trained == 3 * 2 * (24 + 72)
+    assert trained == 3 * 2 * (4 * model.width)
     assert len(losses) == 36
     after = model.state_dict()
     assert after.keys() == before.keys()
     changed = {name for name in after if not torch.equal(after[name], before[name])}
-    assert {name.rsplit(".", 1)[1] for name in changed} == {"weight", "q_weight", "kv_weight"}
-    assert all("qkv" in name or name.startswith("encoder.last.") for name in changed)
+    if kind == "vision":
+        assert {name.rsplit(".", 1)[1] for name in changed} == {"weight", "q_weight", "kv_weight"}
+        assert all("qkv" in name or name.startswith("encoder.last.") for name in changed)
+    else:
+        assert {name.split(".self.")[1] for name in changed} == {"query.weight", "value.weight"}
+        assert len(changed) == 2 * 3
     assert loss(model, samples) < 0.95 * plain
     with torch.inference_mode():
-        torch.testing.assert_close(model(samples.pixels), model.by_blocks(samples.pixels), rtol=1e-4, atol=1e-5)
+        inputs = everything(samples)
+        torch.testing.assert_close(model(inputs), model.changeable(inputs), rtol=1e-4, atol=1e-5)
 
 
-def test_the_time_limit_ends_training(model: TunableModel, samples: Samples) -> None:
+def test_the_time_limit_ends_training(model: Tunable, samples: Samples) -> None:
     _, losses = train_prompts(model, 1, 2, samples, replace(TRAINING, epochs=10**6, minutes=0.01), silent)
     assert 1 <= len(losses) < 10**6
 
@@ -160,7 +197,7 @@ def test_other_data_to_train_on(tmp_path: Path, project: Any, tiny_project: Path
         ("color", {}, "there is no task 'color'; the configuration has colour"),
         ("colour", {"levels": [-4, 0]}, "has no level above 0 in"),
         ("colour", {"data": None}, "has no `data`"),
-        ("colour", {"objective": "regression"}, "is no image classification"),
+        ("colour", {"objective": "regression"}, "is no classification"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, project: Any, task: str, changes: Any, message: str) -> None:
@@ -179,3 +216,23 @@ def test_a_task_without_a_file_for_its_prompts(tmp_path: Path, project: Any) -> 
     assert prompts_file("colour", settings, tmp_path, tmp_path / "here") == tmp_path / "here"
     with pytest.raises(ConfigError, match="names no file of prompts"):
         prompts_file("colour", settings, tmp_path, None)
+
+
+def test_prompts_for_texts_are_written_exported_and_judged(tmp_path: Path, text_project: Path) -> None:
+    config = json.loads((text_project / "elastriton.yaml").read_text())
+    config["encoders"]["bert"]["levels"] = [-20, 0, 2, 4]
+    config["tasks"]["intent"] |= {"prompts": "prompts.safetensors"}
+    config["tasks"]["intent"]["data"]["path"] = str(text_project / "intents.json")
+    (tmp_path / "elastriton.yaml").write_text(json.dumps(config))
+    settings, prompts = load_config(tmp_path / "elastriton.yaml"), tmp_path / "prompts.safetensors"
+    short = replace(TRAINING, epochs=1)
+    result = tune(
+        "intent", settings, tmp_path, prompts, data=None, shallow=False, training=short, advance=silent
+    )  # fmt: skip
+    assert [point.gamma for point in result.prompts.accuracy] == [2, 4]
+    assert result.prompts.parameters == 3 * 4 * 24 == result.control.parameters
+    measured = profile(settings, tmp_path, tmp_path, budget_s=0.0, advance=silent)
+    judged = {point.gamma: point for point in measured.tasks["intent"].accuracy}
+    assert set(judged) == {-20, 0, 2, 4}
+    assert (judged[2], judged[4]) == result.prompts.accuracy, "the exported graphs answer as in training"
+    assert {cell.gamma for cell in measured.encoders["bert"].latency} == {-20, 0, 2, 4}

@@ -174,6 +174,36 @@ def test_another_architecture_has_only_the_plain_level(family: str) -> None:
         ours(**batch, level=constant_level(-8, 3))
 
 
-def test_prompts_are_refused() -> None:
-    with pytest.raises(ConfigError, match="level 4 adds prompts"):
+def slow_prompted(model: Any, text: dict[str, Tensor], prompts: Tensor) -> Row:
+    """One text without padding under prompts [layers, gamma, width]: features [width]."""
+    base, gamma = model.base_model, prompts.shape[1]
+    x = base.embeddings(input_ids=text["input_ids"], token_type_ids=text["token_type_ids"])[0]
+    x = torch.cat([x[:1], prompts[0], x[1:]])
+    for number, layer in enumerate(base.encoder.layer):
+        if 0 < number < len(prompts):
+            x = torch.cat([x[:1], prompts[number], x[1 + gamma :]])
+        attended, _ = slow_attention(layer.attention.self, x, [1.0] * len(x))
+        x = layer.attention.output(attended, x)
+        x = layer.output(layer.intermediate(x), x)
+    return base.pooler(x[None])[0]
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_prompted_levels_equal_a_slow_float64_reference(layers: int) -> None:
+    model = build("bert").double()
+    ours, lengths = TextEncoder(model), [2, 3, 7, 19, 40]
+    batch = texts(lengths)
+    generator = torch.Generator().manual_seed(layers)
+    prompts = torch.randn(len(lengths), layers, 4, 24, generator=generator, dtype=torch.float64)
+    with torch.inference_mode():
+        features = ours(**batch, level=constant_level(4, 3), prompts=prompts)
+        for row in range(len(lengths)):
+            expected = slow_prompted(model, alone(batch, row), prompts[row])
+            torch.testing.assert_close(features[row], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_prompts_are_asked_for() -> None:
+    with pytest.raises(ConfigError, match="level 4 needs prompts"):
         TextEncoder(build("bert"))(**texts([9]), level=constant_level(4, 3))
+    with pytest.raises(ConfigError, match=r"level 4 adds prompts; \w+ has only level 0"):
+        TextEncoder(build("distilbert"))(**texts([9]), level=constant_level(4, 3))

@@ -71,11 +71,13 @@ def test_what_fits_is_not_copied_and_what_fits_nowhere_is_refused() -> None:
         TEXT.pad(texts(17))
 
 
-@pytest.mark.parametrize("gamma", [-20, 0])
+@pytest.mark.parametrize("gamma", [-20, 0, 2])
 def test_padding_changes_no_text(text_project: Path, tiny_bert: Any, tmp_path: Path, gamma: int) -> None:
     (tmp_path / TORCH_FOLDER).symlink_to(tiny_bert("levels of text", layers=3))
     encoder = TorchEncoder(tmp_path, "text")
     inputs, level = texts(5, 9, 13), constant_level(gamma, 3)
+    if gamma > 0:
+        inputs["prompts"] = np.random.default_rng(0).normal(size=(3, 3, gamma, 24)).astype(np.float32)
     np.testing.assert_allclose(
         encoder.features(TEXT.pad(inputs), level)[:3], encoder.features(inputs, level), atol=1e-5
     )
