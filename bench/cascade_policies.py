@@ -2,6 +2,7 @@
 
 large-only, small-only    one model answers everything
 cocktail                  both models answer everything and vote (Cocktail, NSDI'22): probabilities are averaged
+deebert, agreement        entropy exits (ACL 2020) and agreement of a cheap tier (ABC), on the same encoder: exits.py
 tabi-empirical            Tabi's search: the cheapest setting whose drop on all labelled data is at most max_drop
 ours                      the certified choice; `ours-no-pruning` and `ours-no-ensemble` leave a part out
 hop, hop-pruned           every text goes through the small model and on, whole or pruned: what the extra hop costs, and

@@ -11,8 +11,8 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results/cascades.json"
 SHOWN = (
-    "large-only", "small-only", "infaas", "cocktail", "deebert", "agreement", "tabi-empirical", "ours",
-    "ours-no-pruning", "ours-no-ensemble",
+    "large-only", "small-only", "tiny-only", "infaas", "cocktail", "deebert", "agreement", "tabi-empirical", "ours",
+    "ours-no-pruning", "ours-no-ensemble", "ours-three-levels", "hop", "hop-pruned",
 )  # fmt: skip
 
 

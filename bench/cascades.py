@@ -6,9 +6,10 @@
 
 Per task one profile and one tritonserver, in which every policy is a model of its own (bench/cascade_policies.py) in
 front of the same large model. Requests take turns: each sample goes to every policy, one at a time, in random order
-("sequential"); then every policy in turn gets all test texts with 16 in flight ("at load": throughput, accuracy). Texts
-are those that profiling has not seen. `deebert` and `agreement` are computed (bench/exits.py), and `infaas` is the one
-of both models that is cheapest within max_drop on labelled data: its figures are that policy's (`same_as`).
+("sequential"); then every policy in turn gets all test samples with 16 in flight ("at load": throughput, accuracy).
+Profiling has not seen them. `infaas` is the one model that is cheapest within max_drop on labelled data: its
+figures are that policy's (`same_as`). `cocktail` asks one model after the other; its record also has the latency of
+both at once, of each text the slower one's (`parallel`).
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from typing import Any
 
 import numpy as np
 from cascade_policies import choices
-from cascade_records import Asked, computed, infaas, record
-from cascade_tasks import SETTINGS, labelled, write_project
+from cascade_records import Asked, infaas, parallel, record
+from cascade_tasks import SETTINGS, labelled, training_items, write_project
+from exit_graphs import export_layers, install
+from exits import TIER_LAYER, choose_entropy, exits_of
 from rich.console import Console
 
 from elastriton.client import Answer, Client
@@ -37,6 +40,7 @@ from elastriton.generator.cached import load_cached
 from elastriton.generator.config import load_config, resolve
 from elastriton.generator.data import Labelled
 from elastriton.generator.goals import goals
+from elastriton.generator.lora import whole_model
 from elastriton.generator.machine import this_machine
 from elastriton.generator.profiler import profile
 from elastriton.generator.repository import generate
@@ -93,19 +97,39 @@ def run(task: str, arguments: argparse.Namespace) -> tuple[list[dict[str, Any]],
     cached = load_cached(build / taskprofile.cascade.cached.path)
     encoder = measured.encoders[taskprofile.encoder]
     found = choices(cached, taskprofile, encoder, cascade, config.overhead_ms, arguments.seed)
+    calibration, test = labelled(config, task, path.parent)
+    rules = {}
+    if taskprofile.objective == "classification" and test.texts:
+        model = resolve(config.encoders["encoder"].model, path.parent)
+        rules = exit_rules(task, model, calibration, cascade.max_drop or 0.0, path.parent / "exits")
+        found |= {name: replace(found["cocktail"], note=str(rule)) for name, rule in rules.items()}
     plan = together(measured, config, task, found)
     generate(plan, build, path.parent / "repository")
-    calibration, test = labelled(config, task, path.parent)
+    for name, rule in rules.items():
+        install(path.parent / f"repository/{name}_cascade", path.parent / "exits", rule)
     sequential = min(arguments.sequential, SETTINGS[task].sequential or len(test))
     asked = serve(path.parent / "repository", found, test, sequential, arguments.seed)
-    records = [record(task, name, asked[name], test, choice) for name, choice in found.items()]
+    pruning = taskprofile.cascade.rules
+    records = [record(task, name, asked[name], test, choice, pruning, cached) for name, choice in found.items()]
+    for one in records:
+        if one["policy"] == "cocktail":
+            one["parallel"] = parallel(asked["small-only"], asked["large-only"])
     records.append(infaas(records, cached, cascade))
-    small = [answer.label for answer in asked["small-only"].at_load]
-    served = {one["policy"]: one for one in records}
-    model = resolve(config.encoders["encoder"].model, path.parent)
-    records += computed(task, served, small, encoder, calibration, test, cascade, model)
     promises = {name: {"note": choice.note, "promise": asdict(choice)["promise"]} for name, choice in found.items()}
     return records, promises
+
+
+def exit_rules(
+    task: str, model: str, calibration: Labelled, max_drop: float, graphs: Path
+) -> dict[str, dict[str, float]]:
+    """Train the exits of the large model and write its layers to `graphs`; the rules of both baselines."""
+    texts, labels = training_items(task, 0)
+    order = random.Random(0).sample(range(len(texts)), len(texts))
+    with whole_model(model) as folder:
+        exits = exits_of(folder, [texts[i] for i in order], [labels[i] for i in order], calibration.texts)
+        export_layers(folder, exits, graphs)
+    truth = np.array([exits.labels.index(label) for label in calibration.labels])
+    return {"deebert": {"entropy": choose_entropy(exits, truth, max_drop)}, "agreement": {"agree_at": TIER_LAYER - 1}}
 
 
 def together(measured: Profile, config: Any, task: str, found: dict[str, CascadeChoice]) -> Plan:

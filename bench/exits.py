@@ -5,8 +5,8 @@ first layer whose output has an entropy below S. Ours are linear on CLS, trained
 ABC (arXiv 2407.02348): a tier answers where its members agree. Its members here are the small model and the exit after
 layer 2 of the large one, which goes on from there where they do not.
 
-Both are computed from cached answers, not served: a stock ONNX graph cannot stop half-way. The cost of layer k is k / n
-of the encoder's, in favour of the baselines.
+Both are served, by one graph per layer (exit_graphs.py, exit_backend.py) in a process of their own: without the hop to
+the large model's executor, in favour of the baselines.
 """
 
 from __future__ import annotations
@@ -31,15 +31,18 @@ TRAINED = 2000
 STEPS = 60
 TIER_LAYER = 2
 BATCH = 32
-TIER_LAYER = 2
 
 
 @dataclass(frozen=True)
 class Exits:
-    """The logits [layers, n, classes] of every exit; the last is the model's own, and `labels` name its classes."""
+    """The logits [layers, n, classes] of every exit on calibration data; the last is the model's own.
+
+    `labels` name its classes, `ramps` are weight [classes, width] and bias [classes] after all layers but the last.
+    """
 
     logits: Floats
     labels: tuple[str, ...]
+    ramps: tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]
 
     def leave_at(self, entropy: float) -> IntArray:
         """The layer (from 0) at which each sample leaves."""
@@ -72,7 +75,8 @@ def exits_of(
     target = torch.tensor([names.index(label) for label in labels[:TRAINED]])
     ramps = [_ramp(seen[layer], target, model.config.num_labels) for layer in range(len(seen) - 1)]
     logits = [(new[layer] @ weight.T + bias).numpy() for layer, (weight, bias) in enumerate(ramps)]
-    return Exits(np.stack([*logits, own.numpy()]).astype(np.float64), names)
+    stored = tuple((weight.numpy(), bias.numpy()) for weight, bias in ramps)
+    return Exits(np.stack([*logits, own.numpy()]).astype(np.float64), names, stored)
 
 
 @torch.inference_mode()
