@@ -28,10 +28,14 @@ test: setup  ## every test that needs no GPU, a real tritonserver included
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest tests
 
 bench: setup  ## the measurements behind the figures in the docs (about 70 minutes)
-	for script in overhead decision policies schedules tune live; do \
+	for script in overhead levels decision policies schedules tune live; do \
 		PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python bench/$$script.py || exit 1; done
+
+bench-cascades: setup  ## cascades beside their peers: an hour of training, then an hour of measuring; needs ../shared
+	for script in cascade_models.py "cascade_models.py banking77 --tiny" vision_cascade_models.py cascades.py pruning.py; do \
+		PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python bench/$$script || exit 1; done
 
 clean:  ## remove what the commands above wrote (not .venv)
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache
 
-.PHONY: help setup demo check test bench clean
+.PHONY: help setup demo check test bench bench-cascades clean

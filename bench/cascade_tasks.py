@@ -41,16 +41,21 @@ SETTINGS = {
     "clinc150": Setting(2300, max_length=64),
     "banking77": Setting(2300),
     "mrpc": Setting(850, inputs=2),
-    "rte": Setting(620, inputs=2, max_length=256),
+    "rte": Setting(620, inputs=2, max_length=320),
     "cola": Setting(1450, "matthews"),
     "stsb": Setting(1800, "spearman", inputs=2),
     "qnli": Setting(2300, inputs=2, max_length=256),
-    "cifar10": Setting(1000, test=200, sequential=60, kind="vision"),
+    "cifar10": Setting(800, test=150, sequential=60, kind="vision"),
 }
 
 
 def write_project(
-    task: str, build: Path, served: str = "served", scales: Sequence[float] = SCALES, max_drop: float = MAX_DROP
+    task: str,
+    build: Path,
+    served: str = "served",
+    scales: Sequence[float] = SCALES,
+    max_drop: float = MAX_DROP,
+    floor: int = 4,
 ) -> Path:
     """An elastriton.yaml for one task, with its tiny model as a further candidate where there is one.
 
@@ -79,7 +84,7 @@ def write_project(
                 "inputs": setting.inputs,
                 "objective": "regression" if task == "stsb" else "classification",
                 "data": {"path": str(data.resolve()), "samples": setting.calibration},
-                "cascade": _cascade(setting, small, scales, max_drop),
+                "cascade": _cascade(setting, small, scales, max_drop, floor),
             }
         },
     }
@@ -94,15 +99,17 @@ def _encoder(setting: Setting, model: Path) -> dict[str, Any]:
     encoder: dict[str, Any] = {"kind": setting.kind, "model": str(model.resolve())}
     if setting.kind == "vision":
         return encoder | {"batches": [1, 2, 4]}
-    lengths = [n for n in (16, 32, 64, 128, 256) if n <= setting.max_length]
+    lengths = [*(n for n in (16, 32, 64, 128, 256) if n < setting.max_length), setting.max_length]
     return encoder | {"max_length": setting.max_length, "lengths": lengths, "batches": [1, 2, 4, 8, 16]}
 
 
-def _cascade(setting: Setting, small: list[str], scales: Sequence[float], max_drop: float) -> dict[str, Any]:
+def _cascade(
+    setting: Setting, small: list[str], scales: Sequence[float], max_drop: float, floor: int
+) -> dict[str, Any]:
     cascade: dict[str, Any] = {"models": small, "depth": len(small), "max_drop": max_drop, "delta": DELTA}
     if setting.kind == "vision":
         return cascade
-    return cascade | {"max_length": setting.max_length, "scales": list(scales)}
+    return cascade | {"max_length": setting.max_length, "scales": list(scales), "floor": floor}
 
 
 def labelled(config: Config, task: str, base: Path) -> tuple[Labelled, Labelled]:

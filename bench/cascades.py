@@ -56,7 +56,7 @@ console = Console(width=150)
 
 
 def main() -> None:
-    """Run every task and write what came out after each."""
+    """Run the tasks and write what came out after each, in the place of what an earlier run has of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", type=Path, default=ROOT / "build/cascades")
     parser.add_argument("--output", type=Path, default=ROOT / "bench/results/cascades.json")
@@ -65,19 +65,19 @@ def main() -> None:
     parser.add_argument("--keep-profile", action="store_true", help="use the profile of an earlier run")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    records: list[dict[str, Any]] = []
-    meta: dict[str, Any] = {"machine": asdict(this_machine()), "tasks": {}, "seed": arguments.seed}
+    meta_file = arguments.output.with_name(f"{arguments.output.stem}_meta.json")
+    records: list[dict[str, Any]] = json.loads(arguments.output.read_text()) if arguments.output.exists() else []
+    meta: dict[str, Any] = json.loads(meta_file.read_text()) if meta_file.exists() else {"tasks": {}}
     for name in arguments.task:
         found, promises = run(name, arguments)
-        records += found
-        meta["tasks"][name] = promises
+        records = [one for one in records if one["task"] != name] + found
+        meta["tasks"][name] = {"seed": arguments.seed, "machine": asdict(this_machine()), "policies": promises}
         for one in found:
             console.print(
                 f"{name:10} {one['policy']:17} accuracy {one['accuracy']:.4f}  early {one['early_return']:.2f}  mean "
                 f"{one['mean_ms']:6.1f}  p99 {one['p99_ms']:6.1f} ms  {one['throughput'] or 0:6.1f}/s"
             )
         arguments.output.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-        meta_file = arguments.output.with_name("cascades_meta.json")
         meta_file.write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
 
 

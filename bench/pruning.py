@@ -2,6 +2,7 @@
 
     python bench/cascade_models.py sst2 qnli rte       # first: data and models
     python bench/pruning.py                            # some minutes a task; writes bench/results/pruning.json
+    python bench/pruning.py --task sst2 --floor 1      # down to one word a text; results are kept side by side
 
 The small model's attention prunes each text, and the large model reads what is left (`elastriton profile` with many
 scales and a bound that stops none). Figures are over all labelled samples, as if all were re-routed: the share of words
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,11 +43,14 @@ def main() -> None:
     parser.add_argument("--build", type=Path, default=ROOT / "build/cascades")
     parser.add_argument("--output", type=Path, default=ROOT / "bench/results/pruning.json")
     parser.add_argument("--task", nargs="*", default=("sst2", "qnli", "rte"))
+    parser.add_argument("--scales", nargs="*", type=float, default=SCALES)
+    parser.add_argument("--floor", type=int, default=4, help="words that stay of every text")
     arguments = parser.parse_args()
-    records: list[dict[str, Any]] = []
+    output: Path = arguments.output
+    records: list[dict[str, Any]] = json.loads(output.read_text())["records"] if output.exists() else []
     for task in arguments.task:
-        found = by_scale(task, arguments.build)
-        records += found
+        found = by_scale(task, arguments.build, arguments.scales, arguments.floor)
+        records = [one for one in records if (one["task"], one["floor"]) != (task, arguments.floor)] + found
         for one in found:
             console.print(
                 f"{task:6} scale {one['scale']:.1f}  words cut {one['words_cut']:6.1%}  tokens {one['tokens']:5.1f} of "
@@ -53,12 +58,12 @@ def main() -> None:
                 f"time {one['time_ratio']:.2f}"
             )
         result = {"machine": asdict(this_machine()), "records": records}
-        arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def by_scale(task: str, build: Path) -> list[dict[str, Any]]:
+def by_scale(task: str, build: Path, scales: Sequence[float], floor: int) -> list[dict[str, Any]]:
     """A record per scale."""
-    path = write_project(task, build, "pruned", SCALES, 0.99)
+    path = write_project(task, build, "pruned", scales, 0.99, floor)
     output = path.parent / "build"
     output.mkdir(exist_ok=True)
     with steps(f"profile of {task}") as advance:
@@ -80,6 +85,7 @@ def by_scale(task: str, build: Path) -> list[dict[str, Any]]:
         records.append(
             {
                 "task": task,
+                "floor": floor,
                 "scale": cascade.rules[rule].scale,
                 "words_cut": float(cached.words_cut[number, rule].mean()),
                 "tokens_whole": float(cached.large.tokens.mean()),

@@ -22,7 +22,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from elastriton.core.load import ArrivalRate, price_of_time
+from elastriton.core.load import RecentRate, price_of_time
 from elastriton.core.policy import Decision, LargestBatch, Outlook
 from elastriton.core.queue import Item
 
@@ -137,16 +137,17 @@ class Joint:
     LOOK_AHEAD = 512
     SHARE = 0.8
     SATURATED = 0.9
+    TRUST = 0.7  # of the price: a rate of so few arrivals is often too high
     SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
     def __init__(self, *, priced: bool = True, blocks: Sequence[int] = (4, 16)) -> None:
-        self._rate = ArrivalRate() if priced else None
+        self._rate = RecentRate() if priced else None
         self._blocks = tuple(blocks)
 
     def arrived(self, item: Item) -> None:
         """Note the arrival, for the price of time."""
         if self._rate is not None:
-            self._rate.arrived(item.arrival_s)
+            self._rate.arrived(item.arrival_s, item.deadline_s - item.arrival_s)
 
     def decide(self, waiting: Sequence[Item], now_s: float, outlook: Outlook) -> Decision:
         """The first batch of the best plan."""
@@ -173,7 +174,8 @@ class Joint:
         rate_per_ms = self._rate.per_s(now_s) / 1000.0
         if rate_per_ms * min(queue.cost_ms) > self.SATURATED:
             return 0.0
-        return (1.0 - queue.busy()) * price_of_time(rate_per_ms, queue.cost_ms, queue.worth.mean(axis=1).tolist())
+        worth = queue.worth.mean(axis=1).tolist()
+        return self.TRUST * (1.0 - queue.busy()) * price_of_time(rate_per_ms, queue.cost_ms, worth)
 
     def _plan(self, queue: _Queue, order: Ints, price: float) -> tuple[float, Ints, int]:
         """The value of the best plan in this order, and its first batch: item numbers and level."""

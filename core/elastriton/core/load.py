@@ -31,6 +31,35 @@ class ArrivalRate:
         return [rate * math.exp(-elapsed_s / tau) for rate, tau in zip(self._rates, self._constants_s, strict=True)]
 
 
+class RecentRate:
+    """Arrivals per second over about `SHARE` of a mean deadline: those who come later compete with nobody who waits now.
+
+    One exponentially decaying count whose time constant follows the deadlines of what arrives.
+    """
+
+    SHARE = 2.0 / 3.0
+    FOLLOW = 0.02
+
+    def __init__(self) -> None:
+        self._rate = 0.0
+        self._constant_s = 0.0
+        self._last_s = -math.inf
+
+    def arrived(self, now_s: float, slo_s: float) -> None:
+        """Count one arrival that has `slo_s` seconds to its deadline."""
+        wanted_s = self.SHARE * max(slo_s, 1e-6)
+        self._rate = self.per_s(now_s)
+        self._constant_s += (wanted_s - self._constant_s) * (self.FOLLOW if self._constant_s else 1.0)
+        self._rate += 1.0 / self._constant_s
+        self._last_s = max(self._last_s, now_s)
+
+    def per_s(self, now_s: float) -> float:
+        """The estimate at `now_s`."""
+        if not self._constant_s:
+            return 0.0
+        return self._rate * math.exp(-max(0.0, now_s - self._last_s) / self._constant_s)
+
+
 def price_of_time(rate: float, cost: Sequence[float], worth: Sequence[float]) -> float:
     """What a unit of executor time is worth to arrivals at `rate`, per unit of time.
 

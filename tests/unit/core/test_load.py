@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from elastriton.core.load import ArrivalRate, price_of_time
+from elastriton.core.load import ArrivalRate, RecentRate, price_of_time
 
 
 def test_the_rate_of_a_steady_stream() -> None:
@@ -26,6 +26,25 @@ def test_a_burst_is_seen_at_once_and_remembered_for_a_while() -> None:
     assert 30.0 < rate.per_s(0.7) < 60.0
     assert rate.per_s(60.0) < 1e-6
     assert ArrivalRate().per_s(1.0) == 0.0
+
+
+def test_the_recent_rate_forgets_within_a_few_deadlines_whatever_these_are() -> None:
+    for slo_s in (0.03, 0.3, 3.0):
+        rate = RecentRate()
+        for i in range(2000):
+            rate.arrived(i * slo_s / 100, slo_s)
+        last_s = 1999 * slo_s / 100
+        assert rate.per_s(last_s) == pytest.approx(100 / slo_s, rel=0.05)
+        assert rate.per_s(last_s + 2 * slo_s) < 0.06 * 100 / slo_s
+    assert RecentRate().per_s(1.0) == 0.0
+
+
+def test_the_recent_rate_follows_the_deadlines_of_what_arrives() -> None:
+    rate = RecentRate()
+    for i in range(1000):
+        rate.arrived(i * 0.01, 0.1 if i < 500 else 10.0)
+    assert rate.per_s(9.99) == pytest.approx(100.0, rel=0.6)
+    assert rate.per_s(10.99) > 40.0, "by then the memory is as long as the new deadlines ask for"
 
 
 @given(
