@@ -43,8 +43,10 @@ def train(vit: Any, pixels: Tensor, y: Tensor, minutes: float, teacher: Tensor |
         vit.patch_drop = PatchDropout(0.5) if done < SPARSE else nn.Identity()
         for index in torch.randperm(len(pixels)).split(BATCH):
             done = (time.process_time() - start) / (60 * minutes)
+            if done >= 1.0:
+                break
             for group in optimiser.param_groups:
-                group["lr"] = group["peak"] * min(1.0, done / WARM_UP) * max(0.0, 1.0 - done)
+                group["lr"] = group["peak"] * min(1.0, done / WARM_UP) * (1.0 - done)
             batch = pixels[index].float()
             logits = vit(batch.flip(3) if torch.rand(()) < 0.5 else batch)
             value = functional.cross_entropy(logits, y[index], label_smoothing=0.1 if teacher is None else 0.0)
