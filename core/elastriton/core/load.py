@@ -32,7 +32,7 @@ class ArrivalRate:
 
 
 class RecentRate:
-    """Arrivals per second over about `SHARE` of a mean deadline: those who come later compete with nobody who waits now.
+    """Arrivals per second over about `SHARE` of a mean deadline: who comes later competes with nobody who waits now.
 
     One exponentially decaying count whose time constant follows the deadlines of what arrives.
     """
