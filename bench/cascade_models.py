@@ -33,6 +33,7 @@ import torch
 import transformers
 from cascade_data import TASKS, Item, load_task, write_table
 from cascade_figures import figures
+from distillation import SHARE, distilled
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
@@ -48,7 +49,6 @@ BATCH = 16
 HEAD_LR = 1e-3
 LR = {"large": 1.5e-4, "small": 3e-4, "tiny": 3e-4}
 WARM_UP = 0.1  # of the schedule
-TEMPERATURE = 2.0
 PROBE_DECAY = 1e-3
 POOLED_SPREAD, LEAST_SPREAD = 0.5, 0.02
 
@@ -143,10 +143,8 @@ def loss(logits: Tensor, y: Tensor, teacher: Tensor | None) -> Tensor:
     if teacher is None:
         return own
     if regression:
-        return 0.3 * own + 0.7 * functional.mse_loss(logits, teacher)
-    flat, target = (functional.log_softmax(part / TEMPERATURE, 1) for part in (logits, teacher))
-    imitation = functional.kl_div(flat, target, reduction="batchmean", log_target=True)
-    return 0.3 * own + 0.7 * TEMPERATURE**2 * imitation
+        return (1.0 - SHARE) * own + SHARE * functional.mse_loss(logits, teacher)
+    return distilled(own, logits, teacher)
 
 
 def fit(

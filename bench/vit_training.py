@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from distillation import distilled
 from safetensors.torch import save_file
 from timm.layers import PatchDropout
 from torch import Tensor, nn
@@ -20,7 +21,6 @@ from elastriton.core.profile import ImageSpec
 from elastriton.runtime.images import decode_image
 
 BATCH, LR, HEAD_LR, WARM_UP = 64, 5e-4, 3e-3, 0.05
-TEMPERATURE, IMITATION = 2.0, 0.7
 SPARSE = 0.7  # of the time, in which half of the patches are dropped (Liu et al., 2023)
 
 
@@ -32,8 +32,8 @@ def train_set(data: Any, image: ImageSpec) -> tuple[Tensor, Tensor]:
     return pixels, torch.from_numpy(data["y_train"].astype(np.int64))
 
 
-def train(vit: Any, pixels: Tensor, y: Tensor, minutes: float, teacher: Tensor | None = None) -> int:
-    """Train for `minutes` of processor time; `teacher` are logits [n, classes] to imitate. Returns the steps."""
+def train(vit: Any, pixels: Tensor, y: Tensor, minutes: float, teacher: Tensor | None = None) -> None:
+    """Train for `minutes` of processor time; `teacher` are logits [n, classes] to imitate."""
     body = [p for name, p in vit.named_parameters() if not name.startswith("head")]
     groups = [{"params": body, "peak": LR}, {"params": list(vit.head.parameters()), "peak": HEAD_LR}]
     optimiser = torch.optim.AdamW(groups, weight_decay=0.05)
@@ -51,7 +51,7 @@ def train(vit: Any, pixels: Tensor, y: Tensor, minutes: float, teacher: Tensor |
             logits = vit(batch.flip(3) if torch.rand(()) < 0.5 else batch)
             value = functional.cross_entropy(logits, y[index], label_smoothing=0.1 if teacher is None else 0.0)
             if teacher is not None:
-                value = (1.0 - IMITATION) * value + IMITATION * _imitation(logits, teacher[index])
+                value = distilled(value, logits, teacher[index])
             optimiser.zero_grad()
             value.backward()
             optimiser.step()
@@ -59,7 +59,6 @@ def train(vit: Any, pixels: Tensor, y: Tensor, minutes: float, teacher: Tensor |
         print(f"  step {steps}: loss {value.detach():.3f}, {done:.0%} of the time", flush=True)
     vit.patch_drop = nn.Identity()
     vit.eval()
-    return steps
 
 
 def write_vit(folder: Path, vit: nn.Module, config: dict[str, Any]) -> None:
@@ -67,9 +66,3 @@ def write_vit(folder: Path, vit: nn.Module, config: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in vit.state_dict().items()}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-
-
-def _imitation(logits: Tensor, teacher: Tensor) -> Tensor:
-    own, target = (functional.log_softmax(part / TEMPERATURE, 1) for part in (logits, teacher))
-    value: Tensor = TEMPERATURE**2 * functional.kl_div(own, target, reduction="batchmean", log_target=True)
-    return value

@@ -84,8 +84,9 @@ def features(
 
 def _prompted(x: Tensor, prompts: Tensor | None, layer: int) -> Tensor:
     """What enters a layer: with its own prompts in the place of the last one's, where it has any."""
-    deep = prompts is not None and 0 < layer < prompts.shape[1]
-    return replace_prompts(x, prompts[:, layer]) if deep and prompts is not None else x
+    if prompts is None or not 0 < layer < prompts.shape[1]:
+        return x
+    return replace_prompts(x, prompts[:, layer])
 
 
 def special_tokens(input_ids: Tensor, real: Tensor) -> Tensor:
