@@ -136,6 +136,37 @@ def test_a_folder_that_is_no_repository_is_refused(tmp_path: Path) -> None:
         Server(tmp_path)
 
 
+# A tritonserver reduced to what matters here: its metrics port opens well after its HTTP port says that it is ready.
+LATE_METRICS = """
+import http.server, socket, sys, threading, time
+http.server.BaseHTTPRequestHandler.do_GET = lambda self: (self.send_response(200), self.end_headers())
+ready = http.server.HTTPServer(("127.0.0.1", {http}), http.server.BaseHTTPRequestHandler)
+threading.Thread(target=ready.serve_forever).start()
+time.sleep(0.5)
+metrics = socket.create_server(("127.0.0.1", {metrics}))
+"""
+
+
+def test_a_server_is_ready_once_its_metrics_are(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.pbtxt").touch()
+    server = Server(tmp_path)
+    script = LATE_METRICS.format(http=server._endpoints.http, metrics=server._endpoints.metrics)
+    server._child = running = child(script, tmp_path, tmp_path / "log")
+    try:
+        assert server.wait_ready(LIMIT_S)
+        with socket.create_connection(("127.0.0.1", server._endpoints.metrics), LIMIT_S):
+            pass
+    finally:
+        running.kill()
+        running.finish(LIMIT_S)
+
+
+def test_metrics_that_were_switched_off_are_waited_for_in_vain() -> None:
+    [closed] = choose_ports("127.0.0.1", [0])
+    assert not Endpoints("127.0.0.1", 1, 2, closed).await_metrics(0.1)
+
+
 def test_the_exit_code_is_the_servers_and_never_0() -> None:
     assert [_exit_code(code) for code in (3, -9, 0, None)] == [3, 137, 1, 1]
 

@@ -6,6 +6,7 @@ import itertools
 import os
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from elastriton.core.errors import ConfigError
 from elastriton.generator.serve.embedded import TritonServer
 
+_POLL_S = 0.01
 EXIT_TIMEOUT_S = 5  # after a drain only idle connections are left, and Triton waits for those
 
 
@@ -31,6 +33,18 @@ class Endpoints:
         """The address to reach it at from this machine, as it stands in a URL."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.address, self.address)
         return f"[{host}]" if ":" in host else host
+
+    def await_metrics(self, timeout_s: float) -> bool:
+        """Wait for the metrics port to open; whether it did within `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection((self.host.strip("[]"), self.metrics), timeout_s).close()
+            except OSError:
+                time.sleep(_POLL_S)
+            else:
+                return True
+        return False
 
 
 def command(binary: Path, repository: Path, backends: Path, endpoints: Endpoints, shm_prefix: str) -> list[str]:

@@ -22,6 +22,7 @@ from elastriton.generator.serve.rest import Rest
 KILL_AFTER_S = EXIT_TIMEOUT_S + 5.0
 SHM = Path("/dev/shm")
 _POLL_S = 0.05
+_METRICS_TIMEOUT_S = 5.0  # a metrics port that is still closed by then was switched off
 
 
 class ServerError(ElastritonError):
@@ -99,12 +100,16 @@ class Server:
         return self
 
     def wait_ready(self, timeout_s: float = 120.0, cancelled: Callable[[], bool] = lambda: False) -> bool:
-        """Wait until every model is ready; False where `cancelled` said so first. Raises ServerError."""
+        """Wait until every model is ready and every port open; False where `cancelled` said so first.
+
+        Raises ServerError.
+        """
         child, rest, deadline = self._running(), Rest(self.http_url), time.monotonic() + timeout_s
         while not cancelled():
             if (code := child.poll()) is not None:
                 raise ServerError(f"tritonserver ended with code {code} before it was ready\n{child.failures()}", code)
-            if rest.ready():
+            if rest.ready():  # Triton opens its ports in the order gRPC, HTTP, metrics
+                self._endpoints.await_metrics(min(_METRICS_TIMEOUT_S, deadline - time.monotonic()))
                 return True
             if time.monotonic() >= deadline:
                 raise ServerError(f"tritonserver is not ready after {timeout_s:g} s\n{child.failures()}")
