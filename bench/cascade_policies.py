@@ -3,8 +3,8 @@
 large-only, small-only    one model answers everything
 cocktail                  both models answer everything and vote (Cocktail, NSDI'22): probabilities are averaged
 deebert, agreement        entropy exits (ACL 2020) and agreement of a cheap tier (ABC), on the same encoder: exits.py
-tabi-empirical            Tabi's search: the cheapest setting whose drop on all labelled data is at most max_drop
-ours                      the certified choice; `ours-no-pruning` and `ours-no-ensemble` leave a part out
+tabi-empirical            Tabi's search: the cheapest pair whose drop on all labelled data is at most max_drop
+ours                      the certified pair; `ours-no-pruning` and `ours-no-ensemble` leave a part out
 hop, hop-pruned           every text goes through the small model and on, whole or pruned: what the extra hop costs, and
                           what pruning gives back, at the largest scale that keeps the bound were all texts re-routed
 tiny-only, ours-three-levels   where a task has a tiny model: it alone, and the certified chain of all three
@@ -33,17 +33,16 @@ def choices(
     """What each policy would serve."""
     regression, small = task.objective == "regression", len(cached.small) - 1
     score = "uncertainty" if regression else config.score
-    alone = (small,)
     certified: dict[str, Callable[[Setting], bool]] = {
-        "ours": lambda setting: setting.chain == alone,
-        "ours-no-pruning": lambda setting: setting.chain == alone and setting.rule is None,
-        "ours-no-ensemble": lambda setting: setting.chain == alone and setting.small_weight == 0.0,
+        "ours": lambda setting: len(setting.chain) == 1,
+        "ours-no-pruning": lambda setting: len(setting.chain) == 1 and setting.rule is None,
+        "ours-no-ensemble": lambda setting: len(setting.chain) == 1 and setting.small_weight == 0.0,
     }
     found = {
         "large-only": CascadeChoice("the large model alone"),
         "small-only": CascadeChoice("the small model alone", small=((small, ALWAYS),), score=score),
         "cocktail": CascadeChoice("both models", small=((small, NEVER),), score=score, small_weight=0.5),
-        "tabi-empirical": empirical(cached, task, encoder, config, hop_ms, alone),
+        "tabi-empirical": empirical(cached, task, encoder, config, hop_ms),
     }
     rules = [rule for number, rule in cached.pruned if number == small]
     if rules:
@@ -74,21 +73,14 @@ def largest_rule(cascades: Cascades, small: int, rules: Sequence[int], config: C
 
 
 def empirical(
-    cached: Cached,
-    task: TaskProfile,
-    encoder: EncoderProfile,
-    config: CascadeConfig,
-    hop_ms: float,
-    chain: tuple[int, ...],
+    cached: Cached, task: TaskProfile, encoder: EncoderProfile, config: CascadeConfig, hop_ms: float
 ) -> CascadeChoice:
-    """The cheapest setting of a chain that keeps its word on the data it was chosen on."""
+    """The cheapest setting of one small model that keeps its word on the data it was chosen on."""
     cascades = Cascades(cached, task, encoder, config.score, hop_ms)
     rows = np.arange(len(cached))
     large = cascades.losses(cascades.large, rows)
     best: tuple[float, Setting] | None = None
-    for setting in cascades.settings(rows, len(chain)):
-        if setting.chain != chain:
-            continue
+    for setting in cascades.settings(rows, 1):
         course = cascades.play(setting, rows)
         risk = (course.loss - large).mean() if config.max_drop is not None else course.loss.mean()
         cost_ms = float(course.cost_ms.mean())

@@ -44,10 +44,7 @@ def features(
       merge; padding has size 0: it takes no part, and a text's result does not depend on it;
     - the last layer computes only the CLS token, which is all that the head reads: same features, less work.
     """
-    base = model.base_model
-    x = base.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
-    if hasattr(base, "embeddings_project"):
-        x = base.embeddings_project(x)
+    x = embed(model, input_ids, token_type_ids)
     real = attention_mask > 0
     mergeable = real & ~special_tokens(input_ids, real)
     tokens, spare = input_ids.shape[1], (real.sum(dim=-1) - SPECIAL_TOKENS).clamp(min=0)
@@ -58,7 +55,7 @@ def features(
         size = add_prompts(size, torch.ones_like(prompts[:, 0, :, :1]))
     log_size = size.log()
 
-    *layers, last = base.encoder.layer
+    *layers, last = model.base_model.encoder.layer
     shares = merged_shares(level, len(layers))
     for number, (layer, (before, after)) in enumerate(zip(layers, pairwise(shares), strict=True)):
         x = _prompted(x, prompts, number)
@@ -75,6 +72,23 @@ def features(
 
     x = _prompted(x, prompts, len(layers))
     attended, _ = attend(last.attention.self, x, log_size, queries=1)
+    return read_out(model, attended, x)
+
+
+def embed(model: Any, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+    """What enters the first layer: [batch, tokens, width]."""
+    base = model.base_model
+    x: Tensor = base.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
+    return base.embeddings_project(x) if hasattr(base, "embeddings_project") else x
+
+
+def read_out(model: Any, attended: Tensor, x: Tensor) -> Tensor:
+    """The features [batch, width], from what CLS attended to in the last layer ([batch, 1, width]) and its input `x`.
+
+    The head reads CLS alone, so the last layer computes nothing else: same features, less work.
+    """
+    base = model.base_model
+    last = base.encoder.layer[-1]
     x = last.attention.output(attended, x[:, :1])
     x = last.output(last.intermediate(x), x)
     pooler = getattr(base, "pooler", None)

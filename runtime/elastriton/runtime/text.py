@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from elastriton.core.errors import ConfigError
 from elastriton.core.levels import TokenLevel
 from elastriton.runtime.bert import LAYERS, features, is_elastic
+from elastriton.runtime.importance import features_and_attention
 
 
 class TextEncoder(nn.Module):
@@ -70,12 +71,10 @@ class TextEncoder(nn.Module):
     def with_attention(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The plain features, and the attention [batch, tokens] that each token receives.
-
-        That is the mean over layers and heads of the column sums of the attention maps, whose padded rows count
-        nothing; only these sums leave the graph (the importance of SpAtten, arXiv 2012.09852).
-        """
+        """The plain features, and the attention [batch, tokens] that each token receives (importance.py)."""
         segments = {"token_type_ids": token_type_ids} if self.reads_segments else {}
+        if self.elastic:
+            return features_and_attention(self.model, input_ids, attention_mask, segments.get("token_type_ids"))
         output = self.model(
             input_ids=input_ids, attention_mask=attention_mask, output_attentions=True, return_dict=True, **segments
         )

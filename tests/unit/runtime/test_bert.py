@@ -79,6 +79,25 @@ def test_the_plain_level_is_hugging_face_s_model(family: str) -> None:
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", [*FAMILIES, "distilbert"])
+def test_the_attention_that_words_are_pruned_by_is_that_of_hugging_face_s_maps(family: str) -> None:
+    model, batch = build(family), texts([17, 2, 9, 30])
+    taken = dict(batch)
+    if getattr(model.config, "type_vocab_size", 0) < 2:
+        taken.pop("token_type_ids")
+    with torch.inference_mode():
+        maps = model(**taken, output_attentions=True).attentions
+        ours = TextEncoder(model)
+        features, received = ours.with_attention(**batch)
+        plain = ours(**batch, level=TokenLevel(0))
+    torch.testing.assert_close(features, plain, rtol=1e-5, atol=1e-5)
+    for row, n in enumerate(batch["attention_mask"].sum(dim=1).tolist()):
+        expected = torch.stack([layer[row, :, :n, :n].sum(dim=1).mean(dim=0) for layer in maps]).mean(dim=0)
+        torch.testing.assert_close(received[row, :n], expected, rtol=1e-5, atol=1e-5)
+        assert received[row, :n].sum().item() == pytest.approx(n, abs=1e-3), "every row of a map sums to one"
+        assert not received[row, n:].any(), "padding gets none"
+
+
 def slow_attention(attention: Any, x: Row, sizes: list[float]) -> tuple[Row, Row]:
     """Attention of one text [n, c], head by head and query by query; each key counts as often as its size."""
     heads, dim = attention.num_attention_heads, attention.attention_head_size

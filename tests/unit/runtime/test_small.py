@@ -11,9 +11,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from elastriton.core.confidence import softmax
-from elastriton.core.levels import TokenLevel
 from elastriton.runtime.executor import Arrays, Floats
-from elastriton.runtime.models import load_text
 from elastriton.runtime.small import PlainModel, answer
 from elastriton.runtime.texts import TextTokenizer, pad
 
@@ -64,19 +62,6 @@ def test_padding_neither_gives_nor_gets_attention(small: PlainModel, tiny_build:
         n = alone.shape[1]
         np.testing.assert_allclose(together[row, :n], alone[0], atol=1e-5)
         np.testing.assert_allclose(together[row, n:], 0.0, atol=1e-5)
-
-
-def test_attention_is_the_mean_over_layers(tiny_build: Path, tiny_bert: Any) -> None:
-    folder = tiny_bert("large", layers=3)
-    inputs = batch(tiny_build / "intent_small0", TEXTS)
-    encoder = load_text(str(folder)).encoder
-    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-    with torch.inference_mode():
-        features, attention = encoder.with_attention(**tensors)
-        plain = encoder(**tensors, level=TokenLevel(0))
-    np.testing.assert_allclose(features.numpy(), plain.numpy(), atol=1e-5)
-    for row, expected in enumerate(reference(folder, inputs)[1]):
-        np.testing.assert_allclose(attention[row, : len(expected)].numpy(), expected, atol=1e-5)
 
 
 def test_the_graphs_of_large_models_have_no_attention(tiny_build: Path) -> None:
