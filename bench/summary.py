@@ -76,7 +76,7 @@ def _ratios(results: Results) -> Table:
             name,
             _interval(results, OURS, name, everywhere),
             _interval(results, OURS, name, results.varying),
-            f"{ratios[worst]:.3f} {_named(results.cells[worst])}",
+            f"{_interval(results, OURS, name, [worst])} {_named(results.cells[worst])}",
             _interval(results, name, BOUND, everywhere),
         )
     return table
