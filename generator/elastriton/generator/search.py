@@ -26,6 +26,9 @@ from elastriton.runtime.small import answer
 STEPS = {1: 40, 2: 9}
 """Thresholds tried for each small model of a chain, by the chain's length."""
 MIN_FIT = 20
+WORTH = 0.95
+"""A pruning rule that leaves more of the large model's time than this is no candidate: each further one may look safer
+than it is, and the first such one to fail ends the certificate's sequence."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class Cascades:
         """Every candidate, its weight fitted on the samples that it re-routes of `fit`."""
         for length in range(1, depth + 1):
             for chain in combinations(range(len(self.small)), length):
-                rules = [None, *(rule for number, rule in self.pruned if number == chain[-1])]
+                rules = [None, *self._worthwhile(chain[-1], fit)]
                 grids = [self._grid(self.sure[i][fit], STEPS[length]) for i in chain]
                 for thresholds, rule in product(product(*grids), rules):
                     plain = Setting(chain, tuple(map(float, thresholds)), rule)
@@ -115,6 +118,11 @@ class Cascades:
                     weight = self._weight(plain, fit)
                     if weight > 0.0:
                         yield Setting(chain, plain.thresholds, rule, weight)
+
+    def _worthwhile(self, last: int, fit: IntArray) -> list[int]:
+        """The pruning rules behind small model `last` that save some of the large model's time."""
+        whole_ms = self.large_ms[fit].mean()
+        return [rule for (i, rule), ms in self.pruned_ms.items() if i == last and ms[fit].mean() <= WORTH * whole_ms]
 
     def _grid(self, sure: FloatArray, steps: int) -> FloatArray:
         """Thresholds: one below all confidences, and quantiles of them."""

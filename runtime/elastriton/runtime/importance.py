@@ -36,7 +36,7 @@ def features_and_attention(
 def watched(
     attention: Any, x: Tensor, log_mask: Tensor, rows: Tensor, queries: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """BERT's attention with its map at hand: `x` [b, n, c] -> [b, queries or n, c] and column sums over `rows`, [b, n]."""
+    """BERT's attention with its map at hand: `x` [b, n, c] -> [b, queries, c] and column sums over `rows`, [b, n]."""
     heads = (attention.num_attention_heads, attention.attention_head_size)
     q, k, v = (
         linear(x).unflatten(-1, heads).transpose(1, 2) for linear in (attention.query, attention.key, attention.value)

@@ -103,6 +103,14 @@ def test_a_rule_that_was_not_run_after_a_small_model_is_no_setting(synthetic: Ma
     }  # fmt: skip
 
 
+def test_a_rule_that_saves_no_time_is_no_setting(synthetic: Make) -> None:
+    made = synthetic(200, 0, small=1, rules=2)
+    whole = replace(made.cached.pruned[0, 1], tokens=made.cached.large.tokens)
+    idle = replace(made.cached, pruned={**made.cached.pruned, (0, 1): whole})
+    found = cascades(made._replace(cached=idle)).settings(np.arange(60), depth=1)
+    assert {setting.rule for setting in found} == {None, 0}
+
+
 @pytest.mark.parametrize("regression", [False, True])
 def test_weights_are_the_best_for_what_is_re_routed_of_the_fit_part(synthetic: Make, regression: bool) -> None:
     made = synthetic(600, 3, small=2, rules=1, regression=regression)
