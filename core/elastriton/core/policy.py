@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, islice
@@ -122,14 +123,19 @@ class LargestBatch:
         self, urgent: Sequence[Item], now_s: float, outlook: Outlook, drop: tuple[Item, ...]
     ) -> Decision | None:
         longest = list(accumulate((item.length for item in urgent), max))
-        for size in range(len(urgent), 0, -1):
-            batch = tuple(urgent[:size])
-            finish_s = {g: outlook.end_s(g, size, longest[size - 1], now_s) for g in outlook.gammas(batch)}
-            feasible = [gamma for gamma, end_s in finish_s.items() if end_s <= urgent[0].deadline_s]
-            if feasible:
-                best = max((outlook.value(batch, gamma), -finish_s[gamma], gamma) for gamma in feasible)[2]
-                return Decision(batch, best, finish_s[best], drop)
-        return None
+
+        def in_time(size: int) -> dict[int, float]:
+            """When the first `size` items would have been answered, at each level that is safely in time."""
+            ends_s = {g: outlook.end_s(g, size, longest[size - 1], now_s) for g in outlook.gammas(urgent[:size])}
+            return {gamma: end_s for gamma, end_s in ends_s.items() if end_s <= urgent[0].deadline_s}
+
+        # a smaller batch has all levels of a larger one and takes no longer, so that the feasible sizes are 1 to n
+        size = bisect_left(range(1, len(urgent) + 1), True, key=lambda size: not in_time(size))
+        if size == 0:
+            return None
+        batch, finish_s = tuple(urgent[:size]), in_time(size)
+        best = max((outlook.value(batch, gamma), -end_s, gamma) for gamma, end_s in finish_s.items())[2]
+        return Decision(batch, best, finish_s[best], drop)
 
 
 def _alike(urgent: Iterator[Item], outlook: Outlook) -> Sequence[Item]:

@@ -179,8 +179,8 @@ def test_no_decision_breaks_a_promise(situation: tuple[list[Item], float, Outloo
     assert decision.gamma in view.gammas(decision.batch)
     in_time = [g for g in view.gammas(decision.batch) if view.finish_s(decision.batch, g, now_s) <= head.deadline_s]
     assert view.value(decision.batch, decision.gamma) == max(view.value(decision.batch, gamma) for gamma in in_time)
-    larger = alike[: len(decision.batch) + 1]
-    if len(decision.batch) < len(larger) <= view.max_batch:
+    for size in range(len(decision.batch) + 1, min(len(alike), view.max_batch) + 1):
+        larger = alike[:size]
         assert all(view.finish_s(larger, gamma, now_s) > head.deadline_s for gamma in view.gammas(larger))
 
 
