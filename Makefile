@@ -32,7 +32,7 @@ bench: setup  ## the measurements behind the figures in the docs (about 70 minut
 		PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python bench/$$script.py || exit 1; done
 
 bench-cascades: setup  ## cascades beside their peers: an hour of training, then an hour of measuring; needs ../shared
-	for script in cascade_models.py "cascade_models.py banking77 --tiny" vision_cascade_models.py cascades.py pruning.py; do \
+	for script in cascade_models.py "cascade_models.py banking77 sst2 cola --tiny" vision_cascade_models.py cascades.py pruning.py; do \
 		PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python bench/$$script || exit 1; done
 
 clean:  ## remove what the commands above wrote (not .venv)
