@@ -118,10 +118,14 @@ def attend(attention: Any, x: Tensor, log_size: Tensor, queries: int | None = No
     Modifications: `log_size` [b, n, 1] (minus infinity for padding) is added to the logits of each key; only the first
     `queries` tokens ask, if given; the mean of the keys is returned as well.
     """
-    heads = (attention.num_attention_heads, attention.attention_head_size)
-    q, k, v = (
-        linear(tokens).unflatten(-1, heads).transpose(1, 2)
-        for linear, tokens in ((attention.query, x[:, :queries]), (attention.key, x), (attention.value, x))
-    )
+    q, k, v = projected(attention, x, x[:, :queries])
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=log_size[:, None, None, :, 0])
     return out.transpose(1, 2).flatten(2), k.mean(dim=1)
+
+
+def projected(attention: Any, x: Tensor, asking: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries of the tokens `asking` [b, m, c], keys and values of `x` [b, n, c]: [b, heads, m or n, d] each."""
+    heads = (attention.num_attention_heads, attention.attention_head_size)
+    linears = ((attention.query, asking), (attention.key, x), (attention.value, x))
+    q, k, v = (linear(tokens).unflatten(-1, heads).transpose(1, 2) for linear, tokens in linears)
+    return q, k, v

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elastriton.runtime.bert import embed, read_out
+from elastriton.runtime.bert import embed, projected, read_out
 
 
 def features_and_attention(
@@ -37,10 +37,7 @@ def watched(
     attention: Any, x: Tensor, log_mask: Tensor, rows: Tensor, queries: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """BERT's attention with its map at hand: `x` [b, n, c] -> [b, queries, c] and column sums over `rows`, [b, n]."""
-    heads = (attention.num_attention_heads, attention.attention_head_size)
-    q, k, v = (
-        linear(x).unflatten(-1, heads).transpose(1, 2) for linear in (attention.query, attention.key, attention.value)
-    )
-    shares = (q @ k.transpose(-1, -2) * heads[1] ** -0.5 + log_mask).softmax(dim=-1)  # [b, heads, n, n]
+    q, k, v = projected(attention, x, x)
+    shares = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + log_mask).softmax(dim=-1)  # [b, heads, n, n]
     sums = (rows @ shares.mean(dim=1)).squeeze(1)
     return (shares[:, :, :queries] @ v).transpose(1, 2).flatten(2), sums
