@@ -8,7 +8,8 @@ from elastriton.core.policy import LargestBatch, Policy
 
 
 def _joint() -> Policy:
-    from elastriton.core.joint import Joint, compile_now  # brings numba, which takes a while to import
+    from elastriton.core.joint import Joint  # brings numba, which takes a while to import
+    from elastriton.core.programme import compile_now
 
     compile_now()
     return Joint()

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elastriton.core.joint import Floats, Joint, solve
+from elastriton.core.joint import Joint
 from elastriton.core.latency import Cell, LatencyTable
 from elastriton.core.policy import Outlook
+from elastriton.core.programme import Floats, solve
 from elastriton.core.queue import Item
 
 GAMMAS = (-8, 0)
