@@ -136,10 +136,11 @@ def library(encoder: TorchEncoder) -> Callable[..., Tensor]:
     model: Any = encoder.encoder
     if hasattr(model, "vit"):
         vit: Any = model.vit
+        mean, std = (255.0 * torch.tensor(vit.pretrained_cfg[name]).to(vit.cls_token) for name in ("mean", "std"))
 
         def images(pixels: Tensor) -> Tensor:
-            x = (pixels.to(model.scale.dtype) * model.scale + model.shift).permute(0, 3, 1, 2)
-            features: Tensor = vit.forward_head(vit.forward_features(x), pre_logits=True)
+            x = (pixels - mean) / std
+            features: Tensor = vit.forward_head(vit.forward_features(x.permute(0, 3, 1, 2)), pre_logits=True)
             return features
 
         return images

@@ -62,6 +62,7 @@ def main() -> None:
             for batch in arguments.batches
             for row in speed_ups(encoder, arguments.levels, shape, batch, arguments.rounds)
         ]
+        del encoder  # its mappings of the weights would take their share of the pages
         side, depth = shape["side"], shape["depth"]
         memory = {
             "one_level_mb": resident_mb(folder, [0], side, depth),

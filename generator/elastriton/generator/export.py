@@ -100,7 +100,8 @@ def export_vision(
         if level.prompts:
             inputs["prompts"] = torch.zeros(2, prompt_layers, level.prompts, encoder.vit.embed_dim)
         axes = {name: {0: batch} for name in inputs}
-        _export(_VisionAtLevel(encoder, level), inputs, axes, shared, folder / graph_file(level.gamma))
+        with _plain_attention(encoder.vit):
+            _export(_VisionAtLevel(encoder, level), inputs, axes, shared, folder / graph_file(level.gamma))
 
 
 def export_text(
@@ -159,6 +160,19 @@ def _export(
     del model.graph.value_info[:]
     shared.move(model)
     onnx.save(model, path)
+
+
+@contextlib.contextmanager
+def _plain_attention(vit: Any) -> Iterator[None]:
+    """Attention as timm writes it out: the exporter's form of fused attention has more transpositions."""
+    before = [block.attn.fused_attn for block in vit.blocks]
+    for block in vit.blocks:
+        block.attn.fused_attn = False
+    try:
+        yield
+    finally:
+        for block, fused in zip(vit.blocks, before, strict=True):
+            block.attn.fused_attn = fused
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from elastriton.core.levels import SPECIAL_TOKENS, TokenLevel, merged_shares
-from elastriton.runtime.tokens import add_prompts, masked_soft_matching, merge_weighted, replace_prompts
+from elastriton.runtime.tokens import add_prompts, masked_soft_matching, replace_prompts
 
 LAYERS = frozenset(f"{family}Layer" for family in ("Bert", "Camembert", "Electra", "Roberta", "XLMRoberta"))
 """The layers that `features` knows: attention.self, attention.output, intermediate, output; norms behind the sums."""
@@ -64,7 +64,7 @@ def features(
         if after > before:
             r = (spare * after // 100) - (spare * before // 100)
             slots = tokens - (tokens - SPECIAL_TOKENS) * after // 100  # what a text without padding keeps
-            x, size = merge_weighted(masked_soft_matching(keys, real, mergeable, r, slots), x, size)
+            x, size = masked_soft_matching(keys, real, mergeable, r, slots).weighted(x, size)
             log_size = size.log()
             real = size[:, :, 0] > 0
             mergeable = real & (torch.arange(slots, device=x.device) >= protected[:, None])

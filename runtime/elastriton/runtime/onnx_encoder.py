@@ -1,8 +1,10 @@
-"""Encoders in ONNX Runtime: one session per level over one shared file of weights."""
+"""Encoders in ONNX Runtime: one graph per level over one shared file of weights."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,31 +13,46 @@ import numpy as np
 
 from elastriton.core.levels import TokenLevel
 from elastriton.runtime.executor import Arrays, Floats
-from elastriton.runtime.graphs import graph_file
+from elastriton.runtime.graphs import WEIGHTS_FILE, graph_file
+
+LONGEST = 512  # tokens, of a text that any of these encoders reads
+SHARED_WORK = 4e9  # weights in bytes x tokens: with less to do, threads that share operations are slower than one
 
 
 class OnnxEncoder:
-    """The exported graphs of an encoder (generator/export.py), on the CPU or on whatever provider is installed."""
+    """The exported graphs of an encoder (generator/export.py), on the CPU or on whatever provider is installed.
+
+    On a CPU a batch is cut into as many parts as there are threads, and each runs on a thread of its own: threads that
+    share every operation of a small model wait for each other more than they compute. Where samples are fewer than
+    threads and each is much work (SHARED_WORK), threads do share the operations.
+    """
 
     def __init__(self, folder: Path, gammas: Sequence[int], threads: int = 0) -> None:
         """Open the graphs of `gammas`; `threads` 0 means one per core.
 
-        On a CPU several levels share one copy of the weights, the mapped file, and one arena. ONNX Runtime would rather
-        pack them for every graph anew: about 5 % faster at batches from 8, but as many times the memory as there are
-        levels. With CUDA each level has its weights on the device: there the torch runtime is the one that shares.
+        On a CPU several sessions share one copy of the weights, the mapped file, and one arena. ONNX Runtime would
+        rather pack them for every session anew: as many times the memory, and hardly faster. With CUDA each level has
+        its weights on the device: there the torch runtime is the one that shares.
         """
         import onnxruntime
 
         available = onnxruntime.get_available_providers()
-        providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
-        options = session_options(len(gammas), threads, cuda="CUDAExecutionProvider" in providers)
-        self._sessions: dict[int, Any] = {
-            gamma: onnxruntime.InferenceSession(str(folder / graph_file(gamma)), options, providers=providers)
-            for gamma in gammas
-        }
-        self._names = {
-            gamma: [entry.name for entry in session.get_inputs()] for gamma, session in self._sessions.items()
-        }
+        cuda = "CUDAExecutionProvider" in available
+        providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if cuda else ["CPUExecutionProvider"]
+        self.threads = 1 if cuda else threads or _cores()
+        self._weights_bytes = (folder / WEIGHTS_FILE).stat().st_size
+
+        def opened(threads: int, sessions: int) -> dict[int, Any]:
+            options = session_options(sessions, threads, cuda=cuda)
+            paths = {gamma: str(folder / graph_file(gamma)) for gamma in gammas}
+            return {g: onnxruntime.InferenceSession(path, options, providers=providers) for g, path in paths.items()}
+
+        self._single = opened(1, len(gammas) * min(self.threads, 2))
+        self._names = {gamma: [entry.name for entry in session.get_inputs()] for gamma, session in self._single.items()}
+        shape = self._single[gammas[0]].get_inputs()[0].shape
+        most = self._weights_bytes * _tokens([size if isinstance(size, int) else LONGEST for size in shape])
+        self._shared = opened(self.threads, len(gammas) * 2) if self.threads > 1 and most > SHARED_WORK else {}
+        self._pool = ThreadPoolExecutor(max(1, self.threads - 1), "elastriton-part")
 
     def features(self, inputs: Arrays, level: TokenLevel) -> Floats:
         """Features [batch, width] of one batch."""
@@ -44,21 +61,44 @@ class OnnxEncoder:
     def outputs(self, inputs: Arrays, level: TokenLevel, names: Sequence[str]) -> list[Floats]:
         """The outputs `names` of one batch; a graph that has no use for an input is not given it."""
         feed = {name: inputs[name] for name in self._names[level.gamma]}
-        return [np.asarray(output, dtype=np.float32) for output in self._sessions[level.gamma].run(names, feed)]
+        shape = next(iter(feed.values())).shape
+        if shape[0] < self.threads and self._shared and self._weights_bytes * _tokens(shape) > SHARED_WORK:
+            outputs = self._shared[level.gamma].run(names, feed)
+        else:
+            outputs = self._in_parts(self._single[level.gamma], names, feed, min(shape[0], self.threads))
+        return [np.asarray(output, dtype=np.float32) for output in outputs]
+
+    def _in_parts(self, session: Any, names: Sequence[str], feed: Arrays, count: int) -> list[Any]:
+        """The outputs of `session` for the batch in `count` parts whose sizes differ by at most one, side by side."""
+        split = {name: np.array_split(array, count) for name, array in feed.items()}
+        first, *others = ({name: arrays[number] for name, arrays in split.items()} for number in range(count))
+        running = [self._pool.submit(session.run, names, part) for part in others]
+        done = [session.run(names, first), *(part.result() for part in running)]
+        return done[0] if count == 1 else [np.concatenate(parts) for parts in zip(*done, strict=True)]
 
     def has(self, output: str) -> bool:
         """Whether all graphs have an output of this name."""
-        return all(output in (entry.name for entry in graph.get_outputs()) for graph in self._sessions.values())
+        return all(output in (entry.name for entry in graph.get_outputs()) for graph in self._single.values())
 
 
-def session_options(levels: int, threads: int, *, cuda: bool) -> Any:
-    """The options of an encoder's sessions; those that let several levels share memory are for a CPU alone."""
+def _tokens(shape: Sequence[int]) -> int:
+    """About how many tokens a sample of inputs [batch, tokens] or pixels [batch, height, width, 3] has."""
+    return shape[1] if len(shape) == 2 else shape[1] * shape[2] // 256
+
+
+def _cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def session_options(sessions: int, threads: int, *, cuda: bool) -> Any:
+    """The options of each of an encoder's sessions; those that let several share memory are for a CPU alone."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # several stubs share the cores
-    if levels > 1 and not cuda:
+    if sessions > 1 and not cuda:
         _share_arena()
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.add_session_config_entry("session.use_env_allocators", "1")

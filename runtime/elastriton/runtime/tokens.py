@@ -17,32 +17,47 @@ from elastriton.core.levels import merged
 
 @dataclass(frozen=True)
 class Merge:
-    """A decision of who merges with whom, as a function: [batch, n, c] -> [batch, n - r, c], the sum of each group.
+    """A decision of who merges with whom, as functions from [batch, n, c] to [batch, n - r, c].
 
-    `gather` [batch, kept + n_targets, n_sources] is 1 where a source goes to a slot, and None where nothing merges. The
-    sum is one matrix product with it: on a CPU that is cheaper than the gathers and scatters it replaces.
+    Tokens that stay as they are, and those that move, are gathered as whole rows of [batch x n, c]: `kept` [batch, k]
+    and `moved` [batch, r] are row numbers. `into` [batch, n_targets, r] is 1 where a moved token joins a target. So the
+    merged tokens alone cost arithmetic, and no scatter is needed: on a CPU that is cheaper than the usual form.
     """
 
-    gather: Tensor | None
-    kept: int
+    kept: Tensor
+    moved: Tensor
+    into: Tensor
     protected: int
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The sum of each group, in the order: protected, unmerged sources, targets."""
-        if self.gather is None:
+        """The sum of each group, in the order: protected, unmerged sources, targets; `x` itself where none moves."""
+        if self.moved.shape[1] == 0:
             return x
-        sources, targets = _split(x, self.protected)
-        moved = self.gather @ sources
-        return torch.cat([x[:, : self.protected], moved[:, : self.kept], moved[:, self.kept :] + targets], dim=1)
+        kept, targets, moved = self._parts(x)
+        return torch.cat([kept, targets + self.into @ moved], dim=1)
 
-    def largest(self, x: Tensor) -> Tensor:
-        """The largest of each group, in the same order, of `x` [batch, n, 1] >= 0."""
-        if self.gather is None:
-            return x
-        sources, targets = _split(x, self.protected)
-        moved = (self.gather * sources.transpose(-1, -2)).amax(dim=-1, keepdim=True)
-        largest = torch.maximum(moved[:, self.kept :], targets)
-        return torch.cat([x[:, : self.protected], moved[:, : self.kept], largest], dim=1)
+    def weighted(self, x: Tensor, size: Tensor, keep_norm: bool = False) -> tuple[Tensor, Tensor]:
+        """The mean of each group, weighted by the `size` [batch, n, 1] >= 1 of its tokens, and the sum of the sizes.
+
+        A mean of vectors that differ is shorter than they are; `keep_norm` makes it as long as the longest of its
+        parts, as MLERP does for pairs (ToFu, arXiv 2312.01026).
+        """
+        if self.moved.shape[1] == 0:
+            return x, size
+        kept, targets, moved = self._parts(x)
+        kept_size, target_size, moved_size = self._parts(size)
+        total = target_size + self.into @ moved_size
+        share = self.into * moved_size.transpose(-1, -2) / total  # at most 1: sums would overflow float16
+        mean = targets * (target_size / total) + share @ moved
+        if keep_norm:
+            lengths = self.into * moved.norm(dim=-1)[:, None]
+            longest = torch.maximum(targets.norm(dim=-1, keepdim=True), lengths.amax(dim=-1, keepdim=True))
+            mean = mean * (longest / mean.norm(dim=-1, keepdim=True).clamp_min(1e-6))
+        return torch.cat([kept, mean], dim=1), torch.cat([kept_size, total], dim=1)
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rows = x.reshape(-1, x.shape[-1])
+        return F.embedding(self.kept, rows), _split(x, self.protected)[1], F.embedding(self.moved, rows)
 
 
 @dataclass(frozen=True)
@@ -55,13 +70,15 @@ class MaskedMerge:
         """The sum of each group; zeros in empty slots."""
         return self.gather @ x
 
-    def largest(self, x: Tensor) -> Tensor:
-        """The largest of each group of `x` [batch, n, 1] >= 0."""
-        return (self.gather * x.transpose(-1, -2)).amax(dim=-1, keepdim=True)
+    def weighted(self, x: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean of each group, weighted by `size` [batch, n, 1], and the sum of the sizes; 0 in empty slots."""
+        total = self.gather @ size
+        share = self.gather * size.transpose(-1, -2) / total.clamp(min=1)  # at most 1: sums would overflow float16
+        return share @ x, total
 
 
 def bipartite_soft_matching(metric: Tensor, r: int, protected: int = 1) -> Merge:
-    """Match the `r` most similar pairs of tokens and return the function that sums each pair.
+    """Match the `r` most similar pairs of tokens and return what merges each pair.
 
     Tokens alternate between a source set (even positions) and a target set (odd positions). Each source finds its most
     similar target by cosine; the `r` sources that are most similar merge, several perhaps into one target. The first
@@ -69,26 +86,26 @@ def bipartite_soft_matching(metric: Tensor, r: int, protected: int = 1) -> Merge
 
     `metric` [batch, n, d] describes the tokens (ToMe: the keys, averaged over heads). The result maps
     [batch, n, c] -> [batch, n - r, c], in the order: protected, unmerged sources, targets.
-
-    The sum is one matrix product with a 0/1 matrix: on a CPU that is cheaper than the gathers and scatters it replaces.
     """
-    n = metric.shape[1]
+    b, n, _ = metric.shape
     r = merged(n, r, protected)
     if r == 0:
-        return Merge(None, 0, protected)
-    sources, targets = _split(F.normalize(metric, dim=-1), protected)
+        nobody = torch.empty(b, 0, dtype=torch.int64, device=metric.device)
+        return Merge(nobody, nobody, metric.new_empty(b, 0, 0), protected)
+    unit = metric / metric.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    sources, targets = _split(unit, protected)
     similarity, nearest = (sources @ targets.transpose(-1, -2)).max(dim=-1)  # both [batch, n_sources]
-    n_sources, n_targets = sources.shape[1], targets.shape[1]
-    kept = n_sources - r
+    order = similarity.topk(sources.shape[1], dim=-1).indices
+    joined = nearest.gather(-1, order[:, :r])  # [batch, r]
+    into = joined[:, None, :] == torch.arange(targets.shape[1], device=metric.device)[:, None]
 
-    chosen = similarity.topk(r, dim=-1).indices  # [batch, r]
-    positions = torch.arange(n_sources, device=metric.device)
-    merges = (chosen[:, :, None] == positions).any(dim=1)  # [batch, n_sources]
-    rank = (~merges).to(torch.int64).cumsum(dim=-1) - 1
-    slot = torch.where(merges, kept + nearest, rank)  # where each source goes in [kept sources, targets]
-    slots = torch.arange(kept + n_targets, device=metric.device)
-    gather = (slot[:, None, :] == slots[:, None]).to(metric.dtype)  # [batch, n_slots, n_sources]
-    return Merge(gather, kept, protected)
+    sample = n * torch.arange(b, device=metric.device)[:, None]  # its first row in [batch x n, c]
+    kept = sample + torch.arange(protected, device=metric.device)
+    rows = 2 * order + (sample + _first_even(protected))
+    if r < sources.shape[1]:
+        rest = rows[:, r:].topk(sources.shape[1] - r, dim=-1, largest=False).values  # in the order of positions
+        kept = torch.cat([kept, rest], dim=1)
+    return Merge(kept, rows[:, :r], into.to(metric.dtype), protected)
 
 
 def masked_soft_matching(metric: Tensor, real: Tensor, mergeable: Tensor, r: Tensor, slots: int) -> MaskedMerge:
@@ -120,29 +137,11 @@ def masked_soft_matching(metric: Tensor, real: Tensor, mergeable: Tensor, r: Ten
 
 def _split(x: Tensor, protected: int) -> tuple[Tensor, Tensor]:
     """The tokens behind the protected ones, by the parity of their position in the whole sequence."""
-    first_even = protected + protected % 2
-    first_odd = protected + 1 - protected % 2
-    return x[:, first_even::2], x[:, first_odd::2]
+    return x[:, _first_even(protected) :: 2], x[:, protected + 1 - protected % 2 :: 2]
 
 
-def merge_weighted(
-    merge: Merge | MaskedMerge, x: Tensor, size: Tensor, keep_norm: bool = False
-) -> tuple[Tensor, Tensor]:
-    """The mean of merged tokens, weighted by how many tokens each stands for: `x` [b, n, c] and `size` [b, n, 1].
-
-    Sizes are 1 or more; an empty slot has size 0 and stays zero. A mean of vectors that differ is shorter than they
-    are; `keep_norm` makes it as long as the longest of its parts, as MLERP does for pairs (ToFu, arXiv 2312.01026).
-    In float16 the sums are 1/64 of what they are elsewhere: a long token that stands for many would overflow.
-    """
-    total = merge(size)
-    if x.dtype == torch.float16:
-        mean = merge(x * (size / 64)) / (total.clamp(min=1) / 64)
-    else:
-        mean = merge(x * size) / total.clamp(min=1)
-    if keep_norm:
-        longest = merge.largest(x.norm(dim=-1, keepdim=True))
-        mean = mean * (longest / mean.norm(dim=-1, keepdim=True).clamp_min(1e-6))
-    return mean, total
+def _first_even(protected: int) -> int:
+    return protected + protected % 2
 
 
 def add_prompts(x: Tensor, prompts: Tensor, prefix: int = 1) -> Tensor:

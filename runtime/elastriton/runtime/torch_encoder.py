@@ -74,8 +74,8 @@ def default_precision(device: str) -> Precision:
     """fp16 on CUDA, fp32 on a CPU.
 
     fp16 rounds eight times finer than bf16, which matters to proportional attention: bf16 rounds the logarithm of a
-    size by up to 0.4 %. Merging does not overflow fp16's range, its sums are scaled (tokens.merge_weighted); a model
-    whose own activations do needs bf16.
+    size by up to 0.4 %. Merging does not overflow fp16's range, its weights are at most 1 (tokens.Merge.weighted); a
+    model whose own activations do needs bf16.
     """
     return "fp16" if device.startswith("cuda") else "fp32"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from elastriton.core.errors import ConfigError
 from elastriton.core.levels import TokenLevel
-from elastriton.runtime.tokens import add_prompts, bipartite_soft_matching, merge_weighted, replace_prompts
+from elastriton.runtime.tokens import add_prompts, bipartite_soft_matching, replace_prompts
 
 
 class ElasticViT(nn.Module):
@@ -19,7 +20,7 @@ class ElasticViT(nn.Module):
 
     Modifications:
     - the level is an argument of `forward`, nothing in the timm model is patched;
-    - pixels are normalised here, so that bytes travel and not floats;
+    - pixels are normalised here, by the weights of the patch embedding, so that bytes travel and not floats;
     - merging levels: after each block's attention the schedule's number of tokens is merged, by the similarity of keys,
       and attention is proportional to token size (ToMe, arXiv 2210.09461); where the level says so, merged tokens keep
       the length of their longest part (MLERP, arXiv 2312.01026);
@@ -29,13 +30,10 @@ class ElasticViT(nn.Module):
     - the last block computes only the CLS token, which is all that the head reads: same features, less work.
     """
 
-    scale: Tensor
-    shift: Tensor
-
     def __init__(self, vit: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         """`vit` is a timm VisionTransformer; `mean` and `std` are of pixels scaled to [0, 1].
 
-        Raises ConfigError where the model is no pre-norm ViT with a CLS token.
+        Raises ConfigError where the model is no pre-norm ViT with a CLS token, or pads images itself.
         """
         super().__init__()
         if type(vit) is not VisionTransformer or any(type(block) is not Block for block in vit.blocks):
@@ -52,8 +50,9 @@ class ElasticViT(nn.Module):
         self.vit = vit.eval()
         self.prefix: int = vit.num_prefix_tokens
         self.last = ClsAttention(vit.blocks[-1].attn)
-        self.register_buffer("scale", 1.0 / (255.0 * torch.tensor(std)), persistent=False)
-        self.register_buffer("shift", -torch.tensor(mean) / torch.tensor(std), persistent=False)
+        if vit.patch_embed.dynamic_img_pad:
+            raise ConfigError("the model pads images to whole patches; elastriton scales them to the model's size")
+        self.patch_embed = _from_bytes(vit.patch_embed, torch.tensor(mean), torch.tensor(std))
 
     def forward(self, pixels: Tensor, level: TokenLevel, prompts: Tensor | None = None) -> Tensor:
         """Features [batch, width] of uint8 `pixels` [batch, height, width, 3] at `level`.
@@ -73,8 +72,7 @@ class ElasticViT(nn.Module):
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Tokens [batch, n, width] of uint8 pixels, positions added, as timm's forward_features makes them."""
-        x = pixels.to(self.scale.dtype) * self.scale + self.shift
-        x = self.vit.patch_embed(x.permute(0, 3, 1, 2))
+        x = self.patch_embed(pixels.permute(0, 3, 1, 2).to(self.vit.cls_token.dtype))
         x = self.vit.patch_drop(self.vit._pos_embed(x))
         tokens: Tensor = self.vit.norm_pre(x)
         return tokens
@@ -104,11 +102,22 @@ class ElasticViT(nn.Module):
             attended, keys = attend(block.attn, block.norm1(x), log_size)
             x = x + block.drop_path1(block.ls1(attended))
             if r > 0:
-                matching = bipartite_soft_matching(keys, r, self.prefix)
-                x, size = merge_weighted(matching, x, size, level.keep_norm)
+                x, size = bipartite_soft_matching(keys, r, self.prefix).weighted(x, size, level.keep_norm)
                 log_size = size.log()
             x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
         return x, log_size
+
+
+def _from_bytes(patch_embed: Any, mean: Tensor, std: Tensor) -> Any:
+    """timm's PatchEmbed for pixels from 0 to 255: a convolution of normalised pixels is one of raw pixels."""
+    folded = copy.deepcopy(patch_embed)
+    with torch.no_grad():
+        weight = patch_embed.proj.weight
+        shift = (weight * (mean / std)[:, None, None]).sum(dim=(1, 2, 3))
+        bias = -shift if patch_embed.proj.bias is None else patch_embed.proj.bias - shift
+        folded.proj.weight.copy_(weight / (255.0 * std)[:, None, None])
+        folded.proj.bias = nn.Parameter(bias)
+    return folded
 
 
 class ClsAttention(nn.Module):
@@ -151,8 +160,12 @@ def _heads(attention: Any, projected: Tensor, parts: int) -> Tensor:
 
 
 def _answer(attention: Any, q: Tensor, k: Tensor, v: Tensor, log_size: Tensor | None) -> Tensor:
-    bias = None if log_size is None else log_size[:, None, None, :, 0]
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    bias = None if log_size is None else log_size.reshape(-1, 1, 1, log_size.shape[1])
+    if attention.fused_attn:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    else:
+        logits = (q * attention.scale) @ k.transpose(-2, -1)
+        out = (logits if bias is None else logits + bias).softmax(dim=-1) @ v
     b, _, n, _ = q.shape
     answer: Tensor = attention.proj(attention.norm(out.transpose(1, 2).reshape(b, n, -1)))
     return answer

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from elastriton.core.levels import TokenLevel
 from elastriton.core.profile import load_profile
+from elastriton.runtime import onnx_encoder
 from elastriton.runtime.executor import Arrays, Floats
 from elastriton.runtime.graphs import WEIGHTS_FILE, graph_file
 from elastriton.runtime.models import load_text, load_vision
@@ -103,6 +105,68 @@ def test_a_graph_is_given_only_the_inputs_that_it_reads(vision: OnnxEncoder) -> 
     prompts = np.ones((1, 3, 4, 24), np.float32)
     alone = vision.features({"pixels": pixels}, TokenLevel(0))
     np.testing.assert_array_equal(vision.features({"pixels": pixels, "prompts": prompts}, TokenLevel(0)), alone)
+
+
+@pytest.mark.parametrize("shared_work", [0.0, 4e9])
+@pytest.mark.parametrize("batch", [1, 2, 3, 7, 8])
+def test_any_number_of_threads_gives_the_same_features_in_the_same_order(
+    tiny_build: Path, levels: dict[int, TokenLevel], monkeypatch: pytest.MonkeyPatch, batch: int, shared_work: float
+) -> None:
+    monkeypatch.setattr(onnx_encoder, "SHARED_WORK", shared_work)
+    generator = np.random.default_rng(batch)
+    inputs: Arrays = {
+        "pixels": generator.integers(0, 256, (batch, 32, 32, 3), dtype=np.uint8),
+        "prompts": generator.normal(size=(batch, 3, 4, 24)).astype(np.float32),
+    }
+    one, three = (OnnxEncoder(tiny_build / "vit", GAMMAS, threads) for threads in (1, 3))
+    for gamma in (-4, 0, 4):
+        expected = one.features(inputs, levels[gamma])
+        np.testing.assert_allclose(three.features(inputs, levels[gamma]), expected, atol=1e-5)
+
+
+class Spy:
+    """Stands in front of a session and notes the batch sizes it is given."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.batches: list[int] = []
+
+    def run(self, names: Any, feed: Arrays) -> Any:
+        self.batches.append(len(feed["pixels"]))
+        return self.session.run(names, feed)
+
+
+@pytest.mark.parametrize(
+    ("batch", "shared_work", "together", "parts"),
+    [(8, 0.0, [], [2, 3, 3]), (2, 0.0, [2], []), (2, 4e9, [], [1, 1]), (1, 4e9, [], [1])],
+)
+def test_threads_take_parts_of_a_batch_and_share_operations_only_where_samples_are_few_and_large(
+    tiny_build: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    batch: int,
+    shared_work: float,
+    together: list[int],
+    parts: list[int],
+) -> None:
+    monkeypatch.setattr(onnx_encoder, "SHARED_WORK", shared_work)
+    encoder = OnnxEncoder(tiny_build / "vit", [0], 3)
+    single = encoder._single[0] = Spy(encoder._single[0])
+    shared = encoder._shared[0] = Spy(encoder._shared.get(0))
+    if shared_work:
+        encoder._shared.clear()
+    encoder.features({"pixels": np.zeros((batch, 32, 32, 3), np.uint8)}, TokenLevel(0))
+    assert (shared.batches, sorted(single.batches)) == (together, parts)
+
+
+def test_a_part_that_fails_fails_the_batch(tiny_build: Path) -> None:
+    encoder = OnnxEncoder(tiny_build / "vit", [0], 2)
+
+    def refuse(names: Any, feed: Arrays) -> Any:
+        raise RuntimeError("no memory")
+
+    encoder._single[0] = SimpleNamespace(run=refuse)
+    with pytest.raises(RuntimeError, match="no memory"):
+        encoder.features({"pixels": np.zeros((2, 32, 32, 3), np.uint8)}, TokenLevel(0))
 
 
 @pytest.mark.parametrize(("levels", "cuda", "sparing"), [(8, False, True), (1, False, False), (8, True, False)])

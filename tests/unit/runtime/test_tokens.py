@@ -13,7 +13,6 @@ from elastriton.runtime.tokens import (
     add_prompts,
     bipartite_soft_matching,
     masked_soft_matching,
-    merge_weighted,
     replace_prompts,
 )
 
@@ -126,11 +125,11 @@ def test_weighted_merging_conserves_mass_and_is_a_mean(protected: int) -> None:
     x = torch.randn(3, 21, 6, generator=generator, dtype=torch.float64)
     size = 1 + torch.rand(3, 21, 1, generator=generator, dtype=torch.float64)
     merge = bipartite_soft_matching(x, 7, protected)
-    out, total = merge_weighted(merge, x, size)
+    out, total = merge.weighted(x, size)
     assert out.shape == (3, 14, 6)
     torch.testing.assert_close((out * total).sum(dim=1), (x * size).sum(dim=1))
     torch.testing.assert_close(total.sum(dim=1), size.sum(dim=1))
-    ones, _ = merge_weighted(merge, torch.ones_like(x), size)
+    ones, _ = merge.weighted(torch.ones_like(x), size)
     torch.testing.assert_close(ones, torch.ones_like(ones))
     torch.testing.assert_close(out, merge(x * size) / merge(size))
 
@@ -141,8 +140,8 @@ def test_merged_tokens_are_as_long_as_the_longest_of_their_parts(protected: int)
     x = torch.randn(3, 21, 6, generator=generator, dtype=torch.float64)
     size = 1 + torch.rand(3, 21, 1, generator=generator, dtype=torch.float64)
     merge = bipartite_soft_matching(torch.randn(3, 21, 4, generator=generator, dtype=torch.float64), 7, protected)
-    mean, total = merge_weighted(merge, x, size)
-    out, same_total = merge_weighted(merge, x, size, keep_norm=True)
+    mean, total = merge.weighted(x, size)
+    out, same_total = merge.weighted(x, size, keep_norm=True)
     torch.testing.assert_close(same_total, total)
     torch.testing.assert_close(torch.cosine_similarity(out, mean, dim=-1), torch.ones(3, 14, dtype=torch.float64))
     members = merge(torch.eye(21, dtype=torch.float64).expand(3, 21, 21)) > 0
@@ -157,9 +156,9 @@ def test_long_tokens_that_stand_for_many_do_not_overflow_float16() -> None:
     generator = torch.Generator().manual_seed(0)
     x, size = 900 + torch.rand(2, 17, 8, generator=generator), torch.full((2, 17, 1), 200.0)
     merge = bipartite_soft_matching(torch.randn(2, 17, 4, generator=generator), 8)
-    half = replace(merge, gather=None if merge.gather is None else merge.gather.half())
-    expected, sizes = merge_weighted(merge, x, size)
-    mean, total = merge_weighted(half, x.half(), size.half())
+    half = replace(merge, into=merge.into.half())
+    expected, sizes = merge.weighted(x, size)
+    mean, total = half.weighted(x.half(), size.half())
     assert torch.equal(total.float(), sizes)
     torch.testing.assert_close(mean.float(), expected, rtol=2**-10, atol=0)
 
@@ -167,7 +166,7 @@ def test_long_tokens_that_stand_for_many_do_not_overflow_float16() -> None:
 def test_parts_that_cancel_give_no_infinite_token() -> None:
     x = torch.tensor([[[0.0], [1.0], [-1.0]]])
     merge = bipartite_soft_matching(torch.ones(1, 3, 2), 1)
-    out, _ = merge_weighted(merge, x, torch.ones(1, 3, 1), keep_norm=True)
+    out, _ = merge.weighted(x, torch.ones(1, 3, 1), keep_norm=True)
     assert torch.isfinite(out).all()
 
 
@@ -232,7 +231,7 @@ def test_an_empty_slot_has_no_size_and_stays_zero() -> None:
     mergeable = real & (torch.arange(5) > 0)
     size = real.to(torch.float32)[:, :, None]
     x = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
-    out, total = merge_weighted(masked_soft_matching(x, real, mergeable, torch.tensor([2, 0]), 3), x, size)
+    out, total = masked_soft_matching(x, real, mergeable, torch.tensor([2, 0]), 3).weighted(x, size)
     assert total[:, :, 0].sum(dim=1).tolist() == [5, 2]
     assert total[1, :, 0].tolist() == [1, 1, 0]
     torch.testing.assert_close(out[1], torch.cat([x[1, :2], torch.zeros(1, 3)]))
@@ -253,7 +252,7 @@ def test_sizes_through_several_merges_equal_a_slow_float64_count(protected: int)
                 [[one for i in np.flatnonzero(row) for one in old[i]] for row in rows.numpy()]
                 for old, rows in zip(members, joined, strict=True)
             ]
-            x, size = merge_weighted(merge, x, size)
+            x, size = merge.weighted(x, size)
         for row in range(3):
             assert size[row, :, 0].tolist() == [len(group) for group in members[row]]
             means = torch.stack([torch.stack([first[row, i] for i in group]).mean(dim=0) for group in members[row]])
