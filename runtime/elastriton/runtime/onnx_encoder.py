@@ -30,9 +30,10 @@ class OnnxEncoder:
     def __init__(self, folder: Path, gammas: Sequence[int], threads: int = 0) -> None:
         """Open the graphs of `gammas`; `threads` 0 means one per core.
 
-        On a CPU several sessions share one copy of the weights, the mapped file, and one arena. ONNX Runtime would
-        rather pack them for every session anew: as many times the memory, and hardly faster. With CUDA each level has
-        its weights on the device: there the torch runtime is the one that shares.
+        On a CPU several levels share one copy of the weights, the mapped file, and one arena. ONNX Runtime would rather
+        pack them for every graph anew: about 5 % faster at batches from 8, but as many times the memory as there are
+        levels. A lone level has them packed for batches smaller than the number of threads, which gain most by it.
+        With CUDA each level has its weights on the device: there the torch runtime is the one that shares.
         """
         import onnxruntime
 
@@ -42,16 +43,18 @@ class OnnxEncoder:
         self.threads = 1 if cuda else threads or _cores()
         self._weights_bytes = (folder / WEIGHTS_FILE).stat().st_size
 
-        def opened(threads: int, sessions: int) -> dict[int, Any]:
-            options = session_options(sessions, threads, cuda=cuda)
+        def opened(threads: int, *, sparing: bool) -> dict[int, Any]:
+            options = session_options(threads, sparing=sparing and not cuda)
             paths = {gamma: str(folder / graph_file(gamma)) for gamma in gammas}
             return {g: onnxruntime.InferenceSession(path, options, providers=providers) for g, path in paths.items()}
 
-        self._single = opened(1, len(gammas) * min(self.threads, 2))
+        lone = len(gammas) == 1
+        self._single = opened(1, sparing=not lone or self.threads > 1)
         self._names = {gamma: [entry.name for entry in session.get_inputs()] for gamma, session in self._single.items()}
         shape = self._single[gammas[0]].get_inputs()[0].shape
         most = self._weights_bytes * _tokens([size if isinstance(size, int) else LONGEST for size in shape])
-        self._shared = opened(self.threads, len(gammas) * 2) if self.threads > 1 and most > SHARED_WORK else {}
+        self._shared_work = 0.0 if lone else SHARED_WORK
+        self._shared = opened(self.threads, sparing=not lone) if self.threads > 1 and most > self._shared_work else {}
         self._pool = ThreadPoolExecutor(max(1, self.threads - 1), "elastriton-part")
 
     def features(self, inputs: Arrays, level: TokenLevel) -> Floats:
@@ -62,7 +65,7 @@ class OnnxEncoder:
         """The outputs `names` of one batch; a graph that has no use for an input is not given it."""
         feed = {name: inputs[name] for name in self._names[level.gamma]}
         shape = next(iter(feed.values())).shape
-        if shape[0] < self.threads and self._shared and self._weights_bytes * _tokens(shape) > SHARED_WORK:
+        if shape[0] < self.threads and self._shared and self._weights_bytes * _tokens(shape) > self._shared_work:
             outputs = self._shared[level.gamma].run(names, feed)
         else:
             outputs = self._in_parts(self._single[level.gamma], names, feed, min(shape[0], self.threads))
@@ -91,14 +94,14 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def session_options(sessions: int, threads: int, *, cuda: bool) -> Any:
-    """The options of each of an encoder's sessions; those that let several share memory are for a CPU alone."""
+def session_options(threads: int, *, sparing: bool) -> Any:
+    """The options of a session; a `sparing` one, for a CPU alone, shares its weights and its arena with others."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # several stubs share the cores
-    if sessions > 1 and not cuda:
+    if sparing:
         _share_arena()
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.add_session_config_entry("session.use_env_allocators", "1")

@@ -149,7 +149,7 @@ def test_threads_take_parts_of_a_batch_and_share_operations_only_where_samples_a
     parts: list[int],
 ) -> None:
     monkeypatch.setattr(onnx_encoder, "SHARED_WORK", shared_work)
-    encoder = OnnxEncoder(tiny_build / "vit", [0], 3)
+    encoder = OnnxEncoder(tiny_build / "vit", [-2, 0], 3)
     single = encoder._single[0] = Spy(encoder._single[0])
     shared = encoder._shared[0] = Spy(encoder._shared.get(0))
     if shared_work:
@@ -169,9 +169,9 @@ def test_a_part_that_fails_fails_the_batch(tiny_build: Path) -> None:
         encoder.features({"pixels": np.zeros((2, 32, 32, 3), np.uint8)}, TokenLevel(0))
 
 
-@pytest.mark.parametrize(("levels", "cuda", "sparing"), [(8, False, True), (1, False, False), (8, True, False)])
-def test_what_spares_a_cpu_s_memory_is_set_for_several_levels_on_a_cpu(levels: int, cuda: bool, sparing: bool) -> None:
-    options = session_options(levels, 2, cuda=cuda)
+@pytest.mark.parametrize("sparing", [False, True])
+def test_sparing_sessions_share_weights_and_arena(sparing: bool) -> None:
+    options = session_options(2, sparing=sparing)
     assert options.intra_op_num_threads == 2
     for entry in ("session.disable_prepacking", "session.use_env_allocators"):
         if sparing:
@@ -179,3 +179,26 @@ def test_what_spares_a_cpu_s_memory_is_set_for_several_levels_on_a_cpu(levels: i
         else:
             with pytest.raises(RuntimeError, match=entry):
                 options.get_session_config_entry(entry)
+
+
+@pytest.mark.parametrize(
+    ("gammas", "threads", "expected"),
+    [([0], 1, [(1, False)]), ([0], 2, [(1, True), (2, False)]), ([-2, 0], 2, [(1, True), (2, True)])],
+)
+def test_a_lone_level_packs_its_weights_once_and_several_do_not(
+    tiny_build: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    gammas: list[int],
+    threads: int,
+    expected: list[tuple[int, bool]],
+) -> None:
+    asked = []
+
+    def options(threads: int, *, sparing: bool) -> Any:
+        asked.append((threads, sparing))
+        return session_options(threads, sparing=sparing)
+
+    monkeypatch.setattr(onnx_encoder, "session_options", options)
+    monkeypatch.setattr(onnx_encoder, "SHARED_WORK", 0.0)
+    OnnxEncoder(tiny_build / "vit", gammas, threads)
+    assert asked == expected
