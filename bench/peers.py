@@ -3,7 +3,7 @@
 All of them see what ours sees. Unless a docstring says otherwise they share Clockwork's dispatcher: earliest deadline
 first, the largest batch of the most urgent items that the chosen level answers before the first of their deadlines, and
 early drops. A peer thus differs in how it chooses levels, not in how carefully it was written. Rates are estimated by
-core's ArrivalRate (two time constants; the larger counts). Peers that work in intervals do so every INTERVAL_S: their
+ArrivalRate (two time constants; the larger counts). Peers that work in intervals do so every INTERVAL_S: their
 papers' seconds to tens of seconds would outlast every burst of these loads and make them look bad. Latencies are p99s,
 with what the scheduler has learnt about them since (core/drift.py).
 
@@ -19,11 +19,11 @@ from functools import partial
 from itertools import combinations
 
 import numpy as np
+from rate import ArrivalRate
 from setting import Setting
 from table import Table
 
 from elastriton.core.joint import Joint
-from elastriton.core.load import ArrivalRate
 from elastriton.core.policy import Decision, LargestBatch, Outlook, Policy
 from elastriton.core.queue import Item
 

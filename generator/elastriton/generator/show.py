@@ -79,7 +79,7 @@ def _figures(point: Accuracy) -> tuple[str, str, str]:
 
 def show_tuning(tuning: Tuning) -> None:
     """Print the accuracy of the prompts by level beside the plain level's and the control's."""
-    title = f"{tuning.task}: trained on {tuning.n_train} images, judged on others"
+    title = f"{tuning.task}: trained on {tuning.n_train} samples, judged on others"
     table = Table(title=title, title_justify="left")
     for column in ("variant", "gamma", "trained numbers", "accuracy", "95 % interval", "n"):
         table.add_column(column, justify="left" if column == "variant" else "right")

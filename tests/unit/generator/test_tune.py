@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -31,6 +32,7 @@ from elastriton.generator.tunable import (
 )
 from elastriton.generator.tune import prompts_file, tune
 from elastriton.runtime.models import load_text, load_vision
+from elastriton.runtime.vit import ElasticViT
 from elastriton.runtime.texts import Encoding
 
 TRAINING = Training(epochs=12, minutes=5.0, batch=8, learning_rate=0.05)
@@ -57,7 +59,9 @@ def model(kind: str, tiny_vit: Path, text_project: Path) -> Tunable:
     with torch.no_grad():
         for parameter in vision.encoder.vit.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return TunableVision(vision, vision.head.weight, vision.head.bias)
+    pixels = timm.data.resolve_model_data_config(vision.encoder.vit)
+    encoder = ElasticViT(vision.encoder.vit, pixels["mean"], pixels["std"])  # its patch embedding is a copy
+    return TunableVision(replace(vision, encoder=encoder), vision.head.weight, vision.head.bias)
 
 
 @pytest.fixture
