@@ -32,8 +32,8 @@ from elastriton.generator.tunable import (
 )
 from elastriton.generator.tune import prompts_file, tune
 from elastriton.runtime.models import load_text, load_vision
-from elastriton.runtime.vit import ElasticViT
 from elastriton.runtime.texts import Encoding
+from elastriton.runtime.vit import ElasticViT
 
 TRAINING = Training(epochs=12, minutes=5.0, batch=8, learning_rate=0.05)
 
