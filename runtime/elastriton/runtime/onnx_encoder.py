@@ -16,15 +16,15 @@ from elastriton.runtime.executor import Arrays, Floats
 from elastriton.runtime.graphs import WEIGHTS_FILE, graph_file
 
 LONGEST = 512  # tokens, of a text that any of these encoders reads
-SHARED_WORK = 4e9  # weights in bytes x tokens: with less to do, threads that share operations are slower than one
+SHARED_WORK = 4e9  # weights in bytes x tokens of a sample: below, threads that share operations are slower than one
 
 
 class OnnxEncoder:
     """The exported graphs of an encoder (generator/export.py), on the CPU or on whatever provider is installed.
 
-    On a CPU a batch is cut into as many parts as there are threads, and each runs on a thread of its own: threads that
-    share every operation of a small model wait for each other more than they compute. Where samples are fewer than
-    threads and each is much work (SHARED_WORK), threads do share the operations.
+    On a CPU, where a sample is little work (SHARED_WORK), a batch is cut into as many parts as there are threads, and
+    each runs on a thread of its own: threads that share every small operation wait for each other more than they
+    compute. Where a sample is much work, threads do share the operations.
     """
 
     def __init__(self, folder: Path, gammas: Sequence[int], threads: int = 0) -> None:
@@ -32,7 +32,7 @@ class OnnxEncoder:
 
         On a CPU several levels share one copy of the weights, the mapped file, and one arena. ONNX Runtime would rather
         pack them for every graph anew: about 5 % faster at batches from 8, but as many times the memory as there are
-        levels. A lone level has them packed for batches smaller than the number of threads, which gain most by it.
+        levels. A lone level has them packed for what threads share; then they also share batches smaller than threads.
         With CUDA each level has its weights on the device: there the torch runtime is the one that shares.
         """
         import onnxruntime
@@ -48,13 +48,13 @@ class OnnxEncoder:
             paths = {gamma: str(folder / graph_file(gamma)) for gamma in gammas}
             return {g: onnxruntime.InferenceSession(path, options, providers=providers) for g, path in paths.items()}
 
-        lone = len(gammas) == 1
-        self._single = opened(1, sparing=not lone or self.threads > 1)
+        self._lone = len(gammas) == 1
+        self._single = opened(1, sparing=not self._lone or self.threads > 1)
         self._names = {gamma: [entry.name for entry in session.get_inputs()] for gamma, session in self._single.items()}
         shape = self._single[gammas[0]].get_inputs()[0].shape
-        most = self._weights_bytes * _tokens([size if isinstance(size, int) else LONGEST for size in shape])
-        self._shared_work = 0.0 if lone else SHARED_WORK
-        self._shared = opened(self.threads, sparing=not lone) if self.threads > 1 and most > self._shared_work else {}
+        much = self._much_work([size if isinstance(size, int) else LONGEST for size in shape])
+        together = self.threads > 1 and (self._lone or much)
+        self._shared = opened(self.threads, sparing=not self._lone) if together else {}
         self._pool = ThreadPoolExecutor(max(1, self.threads - 1), "elastriton-part")
 
     def features(self, inputs: Arrays, level: TokenLevel) -> Floats:
@@ -65,7 +65,7 @@ class OnnxEncoder:
         """The outputs `names` of one batch; a graph that has no use for an input is not given it."""
         feed = {name: inputs[name] for name in self._names[level.gamma]}
         shape = next(iter(feed.values())).shape
-        if shape[0] < self.threads and self._shared and self._weights_bytes * _tokens(shape) > self._shared_work:
+        if self._shared and (self._much_work(shape) or (self._lone and shape[0] < self.threads)):
             outputs = self._shared[level.gamma].run(names, feed)
         else:
             outputs = self._in_parts(self._single[level.gamma], names, feed, min(shape[0], self.threads))
@@ -78,6 +78,9 @@ class OnnxEncoder:
         running = [self._pool.submit(session.run, names, part) for part in others]
         done = [session.run(names, first), *(part.result() for part in running)]
         return done[0] if count == 1 else [np.concatenate(parts) for parts in zip(*done, strict=True)]
+
+    def _much_work(self, shape: Sequence[int]) -> bool:
+        return self._weights_bytes * _tokens(shape) > SHARED_WORK
 
     def has(self, output: str) -> bool:
         """Whether all graphs have an output of this name."""

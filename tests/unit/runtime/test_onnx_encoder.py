@@ -138,9 +138,9 @@ class Spy:
 
 @pytest.mark.parametrize(
     ("batch", "shared_work", "together", "parts"),
-    [(8, 0.0, [], [2, 3, 3]), (2, 0.0, [2], []), (2, 4e9, [], [1, 1]), (1, 4e9, [], [1])],
+    [(8, 0.0, [8], []), (2, 0.0, [2], []), (8, 4e9, [], [2, 3, 3]), (2, 4e9, [], [1, 1]), (1, 4e9, [], [1])],
 )
-def test_threads_take_parts_of_a_batch_and_share_operations_only_where_samples_are_few_and_large(
+def test_threads_take_parts_of_a_batch_and_share_operations_where_a_sample_is_much_work(
     tiny_build: Path,
     monkeypatch: pytest.MonkeyPatch,
     batch: int,
@@ -179,6 +179,17 @@ def test_sparing_sessions_share_weights_and_arena(sparing: bool) -> None:
         else:
             with pytest.raises(RuntimeError, match=entry):
                 options.get_session_config_entry(entry)
+
+
+@pytest.mark.parametrize(("batch", "together", "parts"), [(2, [2], []), (3, [], [1, 1, 1])])
+def test_a_lone_level_shares_batches_smaller_than_its_threads(
+    tiny_build: Path, batch: int, together: list[int], parts: list[int]
+) -> None:
+    encoder = OnnxEncoder(tiny_build / "vit", [0], 3)
+    single = encoder._single[0] = Spy(encoder._single[0])
+    shared = encoder._shared[0] = Spy(encoder._shared[0])
+    encoder.features({"pixels": np.zeros((batch, 32, 32, 3), np.uint8)}, TokenLevel(0))
+    assert (shared.batches, single.batches) == (together, parts)
 
 
 @pytest.mark.parametrize(
