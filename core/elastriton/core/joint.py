@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from elastriton.core.load import RecentRate, price_of_time
+from elastriton.core.load import RecentRate, expected_price
 from elastriton.core.policy import Decision, LargestBatch, Outlook
 from elastriton.core.programme import Floats, Ints, best_plan
 from elastriton.core.queue import Item
@@ -18,21 +18,17 @@ class Joint:
 
     1. Drop items that no level typically answers in time any more, even alone.
     2. Solve the dynamic programme for the items by deadline, with the executor's time priced at what recent arrivals
-       would lose by it. The price falls to zero as the queue fills the time it has, and there is none where arrivals
-       saturate even the cheapest level: what the programme has to pass over prices time better then. A queue of more
-       than `POSITIONS` items is taken in chunks, and of one beyond `LOOK_AHEAD` the most urgent part.
+       would lose by it (core/load.py). A queue of more than `POSITIONS` items is taken in chunks, and of one beyond
+       `LOOK_AHEAD` the most urgent part.
     3. Where several tasks or utilities wait, solve it also for orders in which each of them comes in blocks, ordered by
        their first deadline, and take the plan that is worth most.
     4. Run its first batch. Items that the plan passes over keep waiting: the next one may have room for them. Where it
        has no batch, because none is safely in time, fall back to LargestBatch.
     """
 
-    TIMES = 64
+    TIMES = 32
     POSITIONS = 64
     LOOK_AHEAD = 512
-    SHARE = 0.8
-    SATURATED = 0.9
-    TRUST = 0.7  # of the price: a rate of so few arrivals is often too high
     SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
     def __init__(self, *, priced: bool = True, blocks: Sequence[int] = (4, 16)) -> None:
@@ -56,9 +52,10 @@ class Joint:
         queue = _Queue(alive, now_s, outlook, self)
         price = self._price_per_ms(queue, now_s)
         orders = _orders(alive, self._blocks)
-        grid = (queue.sizes, queue.latency_ms, queue.executors, queue.last_ms / self.TIMES, self.TIMES)
+        batches = (queue.sizes, queue.latency_ms, queue.typical_ms, queue.executors)
+        grid = (queue.last_ms / self.TIMES, self.TIMES)
         number, start, size, level = best_plan(
-            queue.left_ms, queue.worth, orders, queue.chunk, self.POSITIONS, *grid, price, self.SHARE
+            queue.left_ms, queue.worth, orders, queue.chunk, self.POSITIONS, *batches, *grid, price
         )
         if size == 0:  # nothing is safely in time, or the chunks of a long queue are too coarse
             return replace(LargestBatch().decide(alive, now_s, outlook), drop=drop)
@@ -69,11 +66,8 @@ class Joint:
     def _price_per_ms(self, queue: _Queue, now_s: float) -> float:
         if self._rate is None:
             return 0.0
-        rate_per_ms = self._rate.per_s(now_s) / 1000.0
-        if rate_per_ms * min(queue.cost_ms) > self.SATURATED:
-            return 0.0
         worth = (queue.worth.sum(axis=1) / queue.worth.shape[1]).tolist()
-        return self.TRUST * (1.0 - queue.busy()) * price_of_time(rate_per_ms, queue.cost_ms, worth)
+        return expected_price(self._rate.per_s(now_s) / 1000.0, queue.cost_ms, worth)
 
 
 def _orders(items: Sequence[Item], blocks: Sequence[int]) -> Ints:
@@ -114,7 +108,4 @@ class _Queue:
         self.sizes: Ints = np.array([size for size in policy.SIZES if size < most] + [most])
         samples = np.minimum(self.sizes * self.chunk, len(items))
         self.latency_ms: Floats = outlook.latency.all_safe_ms(length)[:, samples]
-
-    def busy(self) -> float:
-        """The share of the time left that serving everything at the cheapest level would take, at most 1."""
-        return min(1.0, min(self.cost_ms) * len(self.left_ms) / (float(self.left_ms.sum()) / len(self.left_ms)))
+        self.typical_ms: Floats = outlook.latency.all_typical_ms(length)[:, samples]

@@ -48,10 +48,13 @@ class LatencyTable:
             self._rows([[[measured[g, n, b][which] for b in batches] for n in lengths] for g in gammas], batches)
             for which in range(2)
         )
-        self._grids = [np.array([rows[number] for rows in self._p99_ms.values()]) for number in range(len(lengths))]
+        self._typical_grids, self._safe_grids = (
+            [np.array([planes[number] for planes in rows.values()]) for number in range(len(lengths))]
+            for rows in (self._p50_ms, self._p99_ms)
+        )
         self._cost_ms = {
             (gamma, length): min(row[batch] / batch for batch in range(1, self.max_batch + 1))
-            for gamma, rows in self._p99_ms.items()
+            for gamma, rows in self._p50_ms.items()
             for length, row in zip(lengths, rows, strict=True)
         }
 
@@ -65,15 +68,19 @@ class LatencyTable:
 
     def all_safe_ms(self, length: int) -> NDArray[np.float64]:
         """The p99 by level (in the order of `gammas`) and batch size (from 0), as an array."""
-        return self.drift.safe * self._grids[self._row(length)]
+        return self.drift.safe * self._safe_grids[self._row(length)]
+
+    def all_typical_ms(self, length: int) -> NDArray[np.float64]:
+        """The median by level (in the order of `gammas`) and batch size (from 0), as an array."""
+        return self.drift.typical * self._typical_grids[self._row(length)]
 
     def bucket(self, length: int) -> int:
         """The measured length that texts of `length` tokens are counted as."""
         return self.lengths[self._row(length)]
 
     def cost_ms(self, gamma: int, length: int) -> float:
-        """The executor's time per sample at the p99, in batches of the best size."""
-        return self.drift.safe * self._cost_ms[gamma, self.bucket(length)]
+        """The executor's time per sample, typically, in batches of the best size."""
+        return self.drift.typical * self._cost_ms[gamma, self.bucket(length)]
 
     def observe(self, gamma: int, batch: int, length: int, took_ms: float) -> None:
         """Note how long a batch took."""

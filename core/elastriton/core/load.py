@@ -35,6 +35,19 @@ class RecentRate:
         return self._rate * math.exp(-max(0.0, now_s - self._last_s) / self._constant_s)
 
 
+RATES = (0.7, 1.0, 1.4)  # of the estimate: it rests on few arrivals, and the next moments may bring fewer or more
+MOST = 0.4  # of what a level can earn in its time: where even the cheapest is overrun, the queue has work for all of it
+
+
+def expected_price(rate: float, cost: Sequence[float], worth: Sequence[float]) -> float:
+    """The price of time at an uncertain rate: its mean over `RATES` x `rate`, at most `MOST` of what time can earn.
+
+    The price rises by leaps as the rate does: a mean tells early that a level may soon be too slow.
+    """
+    most = MOST * max(value / time for time, value in zip(cost, worth, strict=True))
+    return sum(min(most, price_of_time(share * rate, cost, worth)) for share in RATES) / len(RATES)
+
+
 def price_of_time(rate: float, cost: Sequence[float], worth: Sequence[float]) -> float:
     """What a unit of executor time is worth to arrivals at `rate`, per unit of time.
 

@@ -3,13 +3,13 @@
 Given an order of the items, over positions i and times t on a grid,
 
     V[i][t] = max of  V[i+1][t]                                                  pass item i over
-                      gain(i, S, gamma) + V[i+S][t + latency(gamma, S)]          run the next S items at gamma
+                      gain(i, S, gamma) + V[i+S][t + typical(gamma, S)]          run the next S items at gamma
 
-where a run must end before the first deadline in it (items that would be late are better passed over), latencies are
-p99s all along the plan, and V[n][t] prices the time that the executor is busy, see core/load.py. For items that all
-gain alike, some best schedule follows the order of deadlines (an exchange argument as in Lawler and Moore, 1969). Tasks
-that gain differently want batches of their own, at levels of their own: so a few orders are solved, and the best plan
-is taken.
+where a run must end before the first deadline in it at its p99 (items that would be late are better passed over), the
+next one starts when it typically ends, and V[n][t] prices the time that the executor is busy, see core/load.py. Between
+points of the grid V is interpolated. For items that all gain alike, some best schedule follows the order of deadlines
+(an exchange argument as in Lawler and Moore, 1969). Tasks that gain differently want batches of their own, at levels of
+their own: so a few orders are solved, and the best plan is taken.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ def solve(
     gains: Floats,
     sizes: Ints,
     latency: Floats,
+    typical: Floats,
     executors: int,
     step: float,
     times: int,
@@ -49,16 +50,17 @@ def solve(
 ) -> tuple[float, int, int, int]:
     """The best schedule: (value, items to pass over, size of the first batch, its level); size 0 where nothing pays.
 
-    All times are in ms from now: `deadlines` [n], `latency` [levels, sizes] on each of `executors`, and the time grid
-    of `times` steps of `step`. `gains` [levels, n + 1] are prefix sums of utility x accuracy, `sizes` the batch sizes
-    to consider, ascending, and `price` what a ms of the executors' time is worth.
+    All times are in ms from now: `deadlines` [n], what a batch takes on each of `executors`, `latency` (p99) and
+    `typical` (median) [levels, sizes], and the time grid of `times` steps of `step`. `gains` [levels, n + 1] are prefix
+    sums of utility x accuracy, `sizes` the batch sizes to consider, ascending, and `price` what a ms of the executors'
+    time is worth.
     """
     n = deadlines.shape[0]
     levels, n_sizes = latency.shape
-    steps = np.ceil(latency / (executors * step) - 1e-9).astype(np.int64)  # a pool is as one that is so much faster
-    steps = np.minimum(steps, times)
-    value = np.empty((n + 1, 2 * times + 1))  # beyond the grid each row repeats its last time
-    value[n] = -price * step * np.minimum(np.arange(2 * times + 1), times)
+    duration = np.minimum(typical / (executors * step), times)  # a pool is as one that is so much faster
+    steps = np.floor(duration).astype(np.int64)
+    value = np.empty((n + 1, 2 * times + 2))  # beyond the grid each row repeats its last time
+    value[n] = -price * step * np.minimum(np.arange(2 * times + 2), times)
     run_size = np.zeros(n, dtype=np.int64)
     run_level = np.zeros(n, dtype=np.int64)
     limit = np.empty(n_sizes)  # the first deadline among the next sizes[s] items
@@ -79,11 +81,11 @@ def solve(
                 if latest < 0:
                     continue
                 gain = gains[g, i + size] - gains[g, i]
-                after = value[i + size, steps[g, s] :]
-                if gain + after[0] >= row[0] - 1e-9:  # on a tie the larger, more accurate batch
+                after, part = value[i + size, steps[g, s] :], duration[g, s] - steps[g, s]
+                if gain + (1.0 - part) * after[0] + part * after[1] >= row[0] - 1e-9:  # on a tie the larger batch
                     run_size[i], run_level[i] = size, g
-                for t in range(latest + 1):
-                    row[t] = -min(-row[t], -gain - after[t])  # max() becomes a masked store: slow on some processors
+                for t in range(latest + 1):  # max() becomes a masked store: slow on some processors
+                    row[t] = -min(-row[t], -gain - (1.0 - part) * after[t] - part * after[t + 1])
         row[times:] = row[times]
     first_run = 0
     while first_run < n - 1 and run_size[first_run] == 0:
@@ -116,29 +118,24 @@ def best_plan(
     most: int,
     sizes: Ints,
     latency: Floats,
+    typical: Floats,
     executors: int,
     step: float,
     times: int,
     price: float,
-    share: float,
 ) -> tuple[int, int, int, int]:
     """Of the best plan over several orders: (its order, items to pass over, items in its first batch, their level).
 
     `left_ms` [n] and `worth` [levels, n] are of the items, `orders` [any, n] their numbers in the orders to try, taken
-    in at most `most` chunks of `chunk`, which `sizes` and `latency` count. The price is at most `share` of what the
-    best batch earns in a ms; where every batch looks too dear even so, there is none: an idle executor earns nothing.
+    in at most `most` chunks of `chunk`, which `sizes`, `latency` and `typical` count. Where every batch looks too dear,
+    time has no price: an idle executor earns nothing.
     """
     best, chosen, passed, taken, at = -np.inf, 0, 0, 0, 0
     for number in range(orders.shape[0]):
         first_ms, gains = in_chunks(left_ms, worth, orders[number], chunk, most)
-        earned = 0.0
-        for s in range(sizes.shape[0]):
-            for g in range(worth.shape[0]):
-                earned = max(earned, gains[g, sizes[s]] / latency[g, s])
-        fair = min(price, share * executors * earned)
-        value, first, size, level = solve(first_ms, gains, sizes, latency, executors, step, times, fair)
+        value, first, size, level = solve(first_ms, gains, sizes, latency, typical, executors, step, times, price)
         if size == 0:
-            value, first, size, level = solve(first_ms, gains, sizes, latency, executors, step, times, 0.0)
+            value, first, size, level = solve(first_ms, gains, sizes, latency, typical, executors, step, times, 0.0)
         if value > best:
             best, chosen, passed, taken, at = value, number, first * chunk, size * chunk, level
     return chosen, passed, taken, at
@@ -147,4 +144,4 @@ def best_plan(
 def compile_now() -> None:
     """Have it all compiled before the first decision: it takes seconds, or a moment where numba has it on disk."""
     one, number = np.ones((1, 1)), np.zeros((1, 1), dtype=np.int64)
-    best_plan(np.ones(1), one, number, 1, 1, np.ones(1, dtype=np.int64), one, 1, 1.0, 2, 0.0, 1.0)
+    best_plan(np.ones(1), one, number, 1, 1, np.ones(1, dtype=np.int64), one, one, 1, 1.0, 2, 0.0)
