@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from elastriton.client import Client
-from elastriton.core.plan import PLAN_FILE, DecoderPlan, Plan
+from elastriton.core.plan import PLAN_FILE, DecoderPlan, ExecutorPlan, Plan
 from elastriton.core.records import load
 from elastriton.generator.config import load_config
 from elastriton.generator.data import load_data
@@ -45,43 +45,62 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--samples", type=int, default=700, help="samples per turn")
     arguments = parser.parse_args()
-    plan = only_plain(load(Plan, arguments.build / PLAN_FILE))
+    plan = load(Plan, arguments.build / PLAN_FILE)
     config = load_config(ROOT / "examples/demo/elastriton.yaml").tasks[TASK]
     assert config.data is not None
     images = list(load_data(ROOT / "examples/demo" / config.data.path).images)
-    images = (images * (arguments.samples // len(images) + 1))[: arguments.samples]
-    name = f"{plan.tasks[TASK].scheduler.removesuffix('_scheduler')}_executor"
-    executor = load_executor(plan.executors[name], arguments.build)
-    decoder = plan.decoders[f"{TASK}_decode"]
-    with tempfile.TemporaryDirectory() as folder:
-        generate(plan, arguments.build, Path(folder) / "repository")
-        with Server(Path(folder) / "repository", log=Path(folder) / "log") as server:
-            client = Client(f"grpc://{server.grpc_url}", timeout_s=120.0, max_in_flight=IN_FLIGHT)
-            with client:
-                figures = take_turns(
-                    arguments.rounds,
-                    {
-                        "bare": lambda: bare(executor, decoder, images, decode=False),
-                        "bare_with_decoding": lambda: bare(executor, decoder, images, decode=True),
-                        "triton": lambda: served(client, images),
-                    },
-                )
-            version = server.version
+    figures, version = measure(plan, arguments.build, images, arguments.samples, arguments.rounds)
     ratios = [triton / bare for triton, bare in zip(figures["triton"], figures["bare"], strict=True)]
     result = {
         "samples_per_s": {name: spread(values) for name, values in figures.items()},
         "triton_over_bare": spread(ratios),
+        "host_ms": round(host_ms(figures), 3),
         "rounds": arguments.rounds,
         "samples_per_round": arguments.samples,
         "in_flight": IN_FLIGHT,
         "gamma": 0,
-        "max_batch": plan.executors[name].max_batch,
+        "max_batch": executor_of(plan).max_batch,
         "triton_version": version,
         "machine": asdict(this_machine()),
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({key: result[key] for key in ("samples_per_s", "triton_over_bare")}, indent=1))
+
+
+def measure(
+    plan: Plan, build: Path, images: list[bytes], samples: int, rounds: int
+) -> tuple[dict[str, list[float]], str]:
+    """Samples per second, round by round, and the server's version."""
+    plan = only_plain(plan)
+    images = (images * (samples // len(images) + 1))[:samples]
+    executor = load_executor(executor_of(plan), build)
+    decoder = plan.decoders[f"{TASK}_decode"]
+    with tempfile.TemporaryDirectory() as folder:
+        generate(plan, build, Path(folder) / "repository")
+        with (
+            Server(Path(folder) / "repository", log=Path(folder) / "log") as server,
+            Client(f"grpc://{server.grpc_url}", timeout_s=120.0, max_in_flight=IN_FLIGHT) as client,
+        ):
+            figures = take_turns(
+                rounds,
+                {
+                    "bare": lambda: bare(executor, decoder, images, decode=False),
+                    "bare_with_decoding": lambda: bare(executor, decoder, images, decode=True),
+                    "triton": lambda: served(client, images),
+                },
+            )
+            return figures, server.version
+
+
+def host_ms(figures: dict[str, list[float]]) -> float:
+    """What a request takes of the whole machine outside of the encoder: the difference of both times per sample."""
+    return 1000.0 / statistics.median(figures["triton"]) - 1000.0 / statistics.median(figures["bare"])
+
+
+def executor_of(plan: Plan) -> ExecutorPlan:
+    """The executor of the task."""
+    return plan.executors[f"{plan.tasks[TASK].scheduler.removesuffix('_scheduler')}_executor"]
 
 
 def only_plain(plan: Plan) -> Plan:

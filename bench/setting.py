@@ -43,7 +43,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Setting:
-    """Everything that a cell of the bench has in common: measurements and tasks."""
+    """Everything that a cell of the bench has in common: measurements and tasks.
+
+    Each request costs `host_ms` of the whole machine outside of the encoder (host.py); policies do not know of it.
+    """
 
     source: str
     cells: tuple[Cell, ...]
@@ -52,6 +55,7 @@ class Setting:
     overhead_ms: float = 0.0
     executors: int = 1
     floors: tuple[tuple[str, float], ...] = ()
+    host_ms: float = 0.0
 
     @property
     def length(self) -> int:

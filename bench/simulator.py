@@ -1,10 +1,11 @@
 """A discrete-event simulation of serving: core's scheduler and a policy, driven as runtime/worker.py drives them.
 
-    arrival ──► admit (a rejection counts as dropped) ──► executor idle ──► next(now) ──► busy for the true duration
+    arrival ─► host ─► admit (a rejection counts as dropped) ─► executor idle ─► next(now) ─► busy for the true duration
 
 Policies see the p99 table alone. A batch truly takes its p50 times lognormal noise whose p99 is the table's; the noise
 is drawn per batch index, so every policy meets the same stream. An item that ends by its deadline earns utility x
-accuracy of its task at the level it ran at (an expectation: no labels are drawn), and nothing otherwise.
+accuracy of its task at the level it ran at (an expectation: no labels are drawn), and nothing otherwise. Where requests
+cost the machine time outside of the encoder (host.py), they reach the scheduler later, which then counts from there.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from host import Host
 from setting import Z_MAX, Setting
 
 from elastriton.core.errors import Rejected
@@ -50,6 +52,7 @@ class _Run:
 
     def __init__(self, setting: Setting, items: Sequence[Item], policy: Policy, seed: int) -> None:
         self.setting = setting
+        self.host = Host([item.arrival_s for item in items], setting.host_ms)
         self.scheduler = Scheduler(setting.fresh_outlook(), policy)
         self.overhead_s = setting.overhead_ms / 1000.0
         noise = np.random.default_rng([seed, 2]).standard_normal(len(items))
@@ -91,7 +94,7 @@ class _Run:
 
     def _start(self, decision: Decision, now_s: float) -> None:
         size, gamma = len(decision.batch), decision.gamma
-        free_s = now_s + self.setting.duration_s(gamma, size, self.noise[self.batches])
+        free_s = self.host.end_s(now_s, self.setting.duration_s(gamma, size, self.noise[self.batches]))
         answered_s = free_s + self.overhead_s
         self.scheduler.ended(decision, now_s, free_s)
         self.batches += 1
@@ -100,8 +103,9 @@ class _Run:
         self.levels[gamma] += size
         accuracy = self.setting.accuracy
         for item in decision.batch:
-            self.latencies.append(answered_s - item.arrival_s)
-            if answered_s <= item.deadline_s:
+            delay_s = item.payload  # of the host
+            self.latencies.append(answered_s - item.arrival_s + delay_s)
+            if answered_s <= item.deadline_s - delay_s:
                 right = accuracy[item.task][gamma]
                 self.in_time += 1
                 self.accuracy += right
@@ -113,9 +117,15 @@ class _Run:
             self.dropped += len(self.scheduler.expire(now_s))
 
 
+def _later(item: Item, delay_s: float) -> Item:
+    """As the scheduler sees an item that it gets `delay_s` late."""
+    return replace(item, arrival_s=item.arrival_s + delay_s, deadline_s=item.deadline_s + delay_s, payload=delay_s)
+
+
 def simulate(setting: Setting, items: Sequence[Item], policy: Policy, seed: int) -> Outcome:
     """Serve `items`, ordered by arrival, to the end."""
     run = _Run(setting, items, policy, seed)
+    items = [_later(item, ready_s - item.arrival_s) for item, ready_s in zip(items, run.host.ready_s, strict=True)]
     upcoming = 0
     while True:
         arrival_s = items[upcoming].arrival_s if upcoming < len(items) else math.inf
