@@ -20,8 +20,8 @@ class Joint:
     2. Solve the dynamic programme for the items by deadline, with the executor's time priced at what recent arrivals
        would lose by it (core/load.py). A queue of more than `POSITIONS` items is taken in chunks, and of one beyond
        `LOOK_AHEAD` the most urgent part.
-    3. Where several tasks or utilities wait, solve it also for orders in which each of them comes in blocks, ordered by
-       their first deadline, and take the plan that is worth most.
+    3. Where several tasks, utilities or lengths wait, solve it also for orders in which each of them comes in blocks,
+       ordered by their first deadline, and take the plan that is worth most.
     4. Run its first batch. Items that the plan passes over keep waiting: the next one may have room for them. Where it
        has no batch, because none is safely in time, fall back to LargestBatch.
     """
@@ -51,11 +51,11 @@ class Joint:
             return Decision(drop=drop)
         queue = _Queue(alive, now_s, outlook, self)
         price = self._price_per_ms(queue, now_s)
-        orders = _orders(alive, self._blocks)
+        orders = _orders(alive, queue.rows.tolist(), self._blocks)
         batches = (queue.sizes, queue.latency_ms, queue.typical_ms, queue.executors)
         grid = (queue.last_ms / self.TIMES, self.TIMES)
         number, start, size, level = best_plan(
-            queue.left_ms, queue.worth, orders, queue.chunk, self.POSITIONS, *batches, *grid, price
+            queue.left_ms, queue.rows, queue.worth, orders, queue.chunk, self.POSITIONS, *batches, *grid, price
         )
         if size == 0:  # nothing is safely in time, or the chunks of a long queue are too coarse
             return replace(LargestBatch().decide(alive, now_s, outlook), drop=drop)
@@ -70,12 +70,12 @@ class Joint:
         return expected_price(self._rate.per_s(now_s) / 1000.0, queue.cost_ms, worth)
 
 
-def _orders(items: Sequence[Item], blocks: Sequence[int]) -> Ints:
-    """Item numbers by deadline; then, for each block size, in blocks of one task and utility, by first deadline."""
+def _orders(items: Sequence[Item], rows: Sequence[int], blocks: Sequence[int]) -> Ints:
+    """Item numbers by deadline; then, for each block size, in blocks of one task, utility and length, likewise."""
     orders = [list(range(len(items)))]
-    classes: dict[tuple[str, float], list[int]] = {}
-    for index, item in enumerate(items):
-        classes.setdefault((item.task, item.utility), []).append(index)
+    classes: dict[tuple[str, float, int], list[int]] = {}
+    for index, (item, row) in enumerate(zip(items, rows, strict=True)):
+        classes.setdefault((item.task, item.utility, row), []).append(index)
     if 1 < len(classes) < len(items):
         for size in blocks:
             parts = [members[i : i + size] for members in classes.values() for i in range(0, len(members), size)]
@@ -85,11 +85,17 @@ def _orders(items: Sequence[Item], blocks: Sequence[int]) -> Ints:
 
 
 class _Queue:
-    """The waiting items as arrays: time left [n] in ms, worth [levels, n], and what batches of some sizes take."""
+    """The waiting items as arrays: time left [n] in ms, worth [levels, n], and what batches of some sizes take.
+
+    `rows` [n] say which of the lengths that wait, as measured, each item has; batches take [lengths, levels, sizes].
+    """
 
     def __init__(self, items: Sequence[Item], now_s: float, outlook: Outlook, policy: Joint) -> None:
-        length = max(item.length for item in items)
-        self.gammas = outlook.latency.gammas
+        latency = outlook.latency
+        row_of = {length: latency.bucket(length) for length in {item.length for item in items}}
+        lengths = sorted(set(row_of.values()))
+        self.rows: Ints = np.array([lengths.index(row_of[item.length]) for item in items])
+        self.gammas = latency.gammas
         self.executors = outlook.executors
         columns = {task: column for column, task in enumerate(dict.fromkeys(item.task for item in items))}
         worth = [
@@ -101,11 +107,13 @@ class _Queue:
         deadlines = np.array([item.deadline_s for item in items])
         self.left_ms: Floats = (deadlines - now_s) * 1000.0 - outlook.overhead_ms
         self.last_ms = float(self.left_ms.max())
-        self.cost_ms = [outlook.latency.cost_ms(gamma, length) / outlook.executors for gamma in self.gammas]
+        shares = np.bincount(self.rows) / (len(items) * outlook.executors)
+        cost_ms = [[latency.cost_ms(gamma, length) for length in lengths] for gamma in self.gammas]
+        self.cost_ms: list[float] = (np.array(cost_ms) @ shares).tolist()
         self.chunk = min(-(-len(items) // policy.POSITIONS), outlook.max_batch)
         chunks = -(-len(items) // self.chunk)
         most = min(chunks, policy.POSITIONS, max(1, outlook.max_batch // self.chunk))
         self.sizes: Ints = np.array([size for size in policy.SIZES if size < most] + [most])
         samples = np.minimum(self.sizes * self.chunk, len(items))
-        self.latency_ms: Floats = outlook.latency.all_safe_ms(length)[:, samples]
-        self.typical_ms: Floats = outlook.latency.all_typical_ms(length)[:, samples]
+        self.latency_ms: Floats = np.stack([latency.all_safe_ms(length)[:, samples] for length in lengths])
+        self.typical_ms: Floats = np.stack([latency.all_typical_ms(length)[:, samples] for length in lengths])

@@ -39,6 +39,7 @@ def _compiled(function: F) -> F:
 @_compiled
 def solve(
     deadlines: Floats,
+    rows: Ints,
     gains: Floats,
     sizes: Ints,
     latency: Floats,
@@ -51,37 +52,39 @@ def solve(
     """The best schedule: (value, items to pass over, size of the first batch, its level); size 0 where nothing pays.
 
     All times are in ms from now: `deadlines` [n], what a batch takes on each of `executors`, `latency` (p99) and
-    `typical` (median) [levels, sizes], and the time grid of `times` steps of `step`. `gains` [levels, n + 1] are prefix
-    sums of utility x accuracy, `sizes` the batch sizes to consider, ascending, and `price` what a ms of the executors'
-    time is worth.
+    `typical` (median) [lengths, levels, sizes], and the time grid of `times` steps of `step`. `rows` [n] are numbers of
+    lengths, ascending: a batch takes as long as its longest item asks for. `gains` [levels, n + 1] are prefix sums of
+    utility x accuracy, `sizes` the batch sizes to consider, ascending, and `price` what a ms of the executors' time is
+    worth.
     """
     n = deadlines.shape[0]
-    levels, n_sizes = latency.shape
+    _, levels, n_sizes = latency.shape
     duration = np.minimum(typical / (executors * step), times)  # a pool is as one that is so much faster
     steps = np.floor(duration).astype(np.int64)
     value = np.empty((n + 1, 2 * times + 2))  # beyond the grid each row repeats its last time
     value[n] = -price * step * np.minimum(np.arange(2 * times + 2), times)
     run_size = np.zeros(n, dtype=np.int64)
     run_level = np.zeros(n, dtype=np.int64)
-    limit = np.empty(n_sizes)  # the first deadline among the next sizes[s] items
+    limit = np.empty(n_sizes)  # the first deadline among the next sizes[s] items, and the longest of them
+    longest = np.empty(n_sizes, dtype=np.int64)
     for i in range(n - 1, -1, -1):
-        fitting, seen, first = 0, i, deadlines[i]
+        fitting, seen, first, length = 0, i, deadlines[i], rows[i]
         while fitting < n_sizes and i + sizes[fitting] <= n:
             while seen < i + sizes[fitting]:
-                first = min(first, deadlines[seen])
+                first, length = min(first, deadlines[seen]), max(length, rows[seen])
                 seen += 1
-            limit[fitting] = first
+            limit[fitting], longest[fitting] = first, length
             fitting += 1
         row = value[i]
         row[:] = value[i + 1]
         for s in range(fitting):
-            size = sizes[s]
+            size, at = sizes[s], longest[s]
             for g in range(levels):
-                latest = min(times, int(np.floor((limit[s] - latency[g, s]) / step + 1e-9)))
+                latest = min(times, int(np.floor((limit[s] - latency[at, g, s]) / step + 1e-9)))
                 if latest < 0:
                     continue
                 gain = gains[g, i + size] - gains[g, i]
-                after, part = value[i + size, steps[g, s] :], duration[g, s] - steps[g, s]
+                after, part = value[i + size, steps[at, g, s] :], duration[at, g, s] - steps[at, g, s]
                 if gain + (1.0 - part) * after[0] + part * after[1] >= row[0] - 1e-9:  # on a tie the larger batch
                     run_size[i], run_level[i] = size, g
                 for t in range(latest + 1):  # max() becomes a masked store: slow on some processors
@@ -94,24 +97,29 @@ def solve(
 
 
 @_compiled
-def in_chunks(left_ms: Floats, worth: Floats, order: Ints, chunk: int, most: int) -> tuple[Floats, Floats]:
-    """Of the items in `order`, in at most `most` chunks: first deadlines [n], prefix sums of worth [levels, n + 1]."""
+def in_chunks(
+    left_ms: Floats, rows: Ints, worth: Floats, order: Ints, chunk: int, most: int
+) -> tuple[Floats, Ints, Floats]:
+    """Of the items in `order`, in at most `most` chunks: first deadlines and greatest lengths [n], sums of worth.
+
+    The sums are prefix sums [levels, n + 1].
+    """
     levels = worth.shape[0]
     n = min(most, (order.shape[0] + chunk - 1) // chunk)
-    first, gains = np.empty(n), np.zeros((levels, n + 1))
+    first, longest, gains = np.full(n, np.inf), np.zeros(n, dtype=np.int64), np.zeros((levels, n + 1))
     for i in range(n):
         gains[:, i + 1] = gains[:, i]
-        first[i] = np.inf
         for index in order[i * chunk : (i + 1) * chunk]:
-            first[i] = min(first[i], left_ms[index])
+            first[i], longest[i] = min(first[i], left_ms[index]), max(longest[i], rows[index])
             for g in range(levels):
                 gains[g, i + 1] += worth[g, index]
-    return first, gains
+    return first, longest, gains
 
 
 @_compiled
 def best_plan(
     left_ms: Floats,
+    rows: Ints,
     worth: Floats,
     orders: Ints,
     chunk: int,
@@ -126,16 +134,19 @@ def best_plan(
 ) -> tuple[int, int, int, int]:
     """Of the best plan over several orders: (its order, items to pass over, items in its first batch, their level).
 
-    `left_ms` [n] and `worth` [levels, n] are of the items, `orders` [any, n] their numbers in the orders to try, taken
-    in at most `most` chunks of `chunk`, which `sizes`, `latency` and `typical` count. Where every batch looks too dear,
-    time has no price: an idle executor earns nothing.
+    `left_ms` [n], `rows` [n] and `worth` [levels, n] are of the items, `orders` [any, n] their numbers in the orders to
+    try, taken in at most `most` chunks of `chunk`, which `sizes`, `latency` and `typical` count. Where every batch
+    looks too dear, time has no price: an idle executor earns nothing.
     """
     best, chosen, passed, taken, at = -np.inf, 0, 0, 0, 0
     for number in range(orders.shape[0]):
-        first_ms, gains = in_chunks(left_ms, worth, orders[number], chunk, most)
-        value, first, size, level = solve(first_ms, gains, sizes, latency, typical, executors, step, times, price)
-        if size == 0:
-            value, first, size, level = solve(first_ms, gains, sizes, latency, typical, executors, step, times, 0.0)
+        first_ms, longest, gains = in_chunks(left_ms, rows, worth, orders[number], chunk, most)
+        for paid in (price, 0.0):
+            value, first, size, level = solve(
+                first_ms, longest, gains, sizes, latency, typical, executors, step, times, paid
+            )
+            if size > 0:
+                break
         if value > best:
             best, chosen, passed, taken, at = value, number, first * chunk, size * chunk, level
     return chosen, passed, taken, at
@@ -143,5 +154,5 @@ def best_plan(
 
 def compile_now() -> None:
     """Have it all compiled before the first decision: it takes seconds, or a moment where numba has it on disk."""
-    one, number = np.ones((1, 1)), np.zeros((1, 1), dtype=np.int64)
-    best_plan(np.ones(1), one, number, 1, 1, np.ones(1, dtype=np.int64), one, one, 1, 1.0, 2, 0.0)
+    one, table, numbers = np.ones(1), np.ones((1, 1, 1)), np.zeros(1, dtype=np.int64)
+    best_plan(one, numbers, table[0], numbers[None], 1, 1, numbers + 1, table, table, 1, 1.0, 2, 0.0)

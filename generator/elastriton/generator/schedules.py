@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from statistics import fmean
 
 from elastriton.core.levels import TokenLevel, flops, token_counts
@@ -103,8 +103,9 @@ def search(
 def propose(gamma: int, budget: float, cost: Cost) -> list[TokenLevel]:
     """Lists within the budget that merge as little as it allows, each set of layers and each shape once.
 
-    Merging begins in any layer and goes on in every one behind it, every second or third, or in none. The k-th of these
-    layers merges in proportion to 1/k, 1 or k. All but the last layer may merge, whose tokens nobody reads.
+    Merging begins in any layer and goes on in every one behind it, every second or third, or in none, to the end or for
+    two layers: each merge has its price. The k-th of these layers merges in proportion to 1/k, 1 or k. All but the last
+    layer may merge, whose tokens nobody reads.
     """
     lists = dict.fromkeys(_lists(budget, cost))
     return [TokenLevel(gamma, merge, keep_norm=True) for merge in lists]
@@ -119,8 +120,8 @@ def least_loss(levels: Sequence[TokenLevel], judge: Judge) -> TokenLevel:
 def _lists(budget: float, cost: Cost) -> Iterator[tuple[int, ...]]:
     for start in range(cost.depth - 1):
         for stride in (1, 2, 3, cost.depth):
-            layers = range(start, cost.depth - 1, stride)
-            for power in (-1, 0, 1) if len(layers) > 1 else (0,):
+            every = range(start, cost.depth - 1, stride)
+            for layers, power in product((every, every[:2]), (-1, 0, 1)):
                 weights = [0.0] * cost.depth
                 for number, layer in enumerate(layers, start=1):
                     weights[layer] = float(number**power)

@@ -64,11 +64,15 @@ def test_the_first_move_loses_nothing(
     due = sorted(float(d) for d in deadlines)
     worth = np.outer([0.8, 0.95], utilities[: len(due)]).astype(float)
     sizes = [size for size in (1, 2, 4) if size <= len(due)]
-    typical = np.array([[fast * size for size in sizes], [(fast + extra) * size for size in sizes]], dtype=float)
-    latency = typical + tail
+    typical: Floats = np.array(
+        [[fast * size for size in sizes], [(fast + extra) * size for size in sizes]], dtype=float
+    )
+    latency: Floats = typical + tail
     gains = np.concatenate([np.zeros((2, 1)), worth.cumsum(axis=1)], axis=1)
     times = 32  # a grid of whole ms: all latencies are, so that nothing is rounded
-    value, first, size, level = solve(np.array(due), gains, np.array(sizes), latency, typical, 1, 1.0, times, 0.0)
+    value, first, size, level = solve(
+        np.array(due), np.zeros(len(due), int), gains, np.array(sizes), latency[None], typical[None], 1, 1.0, times, 0.0
+    )
     optimum = best_value(due, worth, latency, typical, sizes, 0.0)
     if size == 0:
         assert optimum == 0.0
@@ -156,7 +160,45 @@ def test_decisions_are_sound(rows: list[tuple[float, str, float]], arrivals: int
 def test_between_points_of_the_grid_values_are_interpolated(duration: int, over: int) -> None:
     """Two items, one at a time: the second starts when the first typically ends, and costs time at its price."""
     due, gains = np.array([100.0, 100.0]), np.array([[0.0, 1.0, 2.0]])
-    each = np.full((1, 1), duration / 1.7)
-    value, _, size, _ = solve(due, gains, np.array([1]), each, each, 1, 100.0 / 16, 16, over / 1000.0)
+    each = np.full((1, 1, 1), duration / 1.7)
+    value, _, size, _ = solve(due, np.zeros(2, int), gains, np.array([1]), each, each, 1, 100.0 / 16, 16, over / 1000.0)
     assert size == 1
-    assert value == pytest.approx(2.0 - 2 * each[0, 0] * over / 1000.0)
+    assert value == pytest.approx(2.0 - 2 * each[0, 0, 0] * over / 1000.0)
+
+
+LENGTHS = LatencyTable(
+    Cell(gamma, length, size, ms := share * length * (0.5 + 0.5 * size) / 4, ms, 50)
+    for gamma, share in ((-8, 0.5), (0, 1.0))
+    for length in (4, 16, 64)
+    for size in (1, 2, 4)
+)
+
+
+def of_length(deadline_ms: float, length: int) -> Item:
+    return Item("easy", 0.0, deadline_ms / 1000.0, 1.0, length)
+
+
+def test_short_texts_are_not_padded_to_a_long_one_where_time_is_short() -> None:
+    """The long one takes 16 ms at level 0, and 40 in a batch of four: alone, all five are answered at level 0."""
+    view = Outlook(LENGTHS, ACCURACY, 4)
+    waiting = [of_length(22.0, 3), of_length(22.5, 60), *(of_length(23.0 + i, 4) for i in range(3))]
+    now_s = 0.0
+    while waiting:
+        decision = Joint(priced=False).decide(waiting, now_s, view)
+        assert {item.length > 16 for item in decision.batch} in ({False}, {True})
+        assert decision.gamma == 0
+        assert decision.finish_s <= min(item.deadline_s for item in decision.batch)
+        now_s = decision.finish_s
+        waiting = [item for item in waiting if item not in decision.batch]
+
+
+def test_a_batch_takes_as_long_as_its_longest_text() -> None:
+    view = Outlook(LENGTHS, ACCURACY, 4)
+    waiting = [of_length(100.0, 3), of_length(100.0, 60)]
+    for now_s in (0.0, 0.07, 0.09):
+        decision = Joint(priced=False).decide(waiting, now_s, view)
+        longest = max(item.length for item in decision.batch)
+        assert decision.finish_s - now_s == pytest.approx(
+            LENGTHS.safe_ms(decision.gamma, len(decision.batch), longest) / 1000.0
+        )
+        assert decision.finish_s <= 0.1
