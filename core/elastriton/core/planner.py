@@ -42,7 +42,7 @@ class Goals:
     """What the served models are to achieve, by task, and how the schedulers work."""
 
     tasks: dict[str, TaskGoal]
-    policy: str = "largest-batch"
+    policy: str = "joint"
     max_queue: int = 1024
     overhead_ms: float = 0.0
 

@@ -142,7 +142,7 @@ class Config(_Strict):
     encoders: Annotated[dict[Name, EncoderConfig], Field(min_length=1)]
     tasks: Annotated[dict[Name, TaskConfig], Field(min_length=1)]
     seed: int = 0
-    policy: str = "largest-batch"
+    policy: str = "joint"
     max_queue: Count = 1024
     overhead_ms: Annotated[float, Field(ge=0)] = 3.0
 

@@ -38,7 +38,7 @@ def test_a_good_file_is_read_with_defaults(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, GOOD))
     assert config.encoders["vit"].levels == (-8, 0, 4)
     assert config.tasks["pets"].utility == 1.0
-    assert config.policy == "largest-batch"
+    assert config.policy == "joint"
 
 
 @pytest.mark.parametrize(

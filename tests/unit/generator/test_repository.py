@@ -142,7 +142,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "step": (lambda r: shutil.rmtree(r / "warm_decode"), "step 'warm_decode' is not there"),
     "shape": (lambda r: edit(r / "colour_decode/config.pbtxt", "[32, 32, 3]", "[64, 32, 3]"), "tensor PIXELS"),
     "type": (lambda r: edit(r / "colour/config.pbtxt", "TYPE_INT32", "TYPE_INT64"), "tensor GAMMA"),
-    "policy": (lambda r: edit(r / "vit_scheduler/1/plan.json", "largest-batch", "magic"), "policy 'magic' is unknown"),
+    "policy": (lambda r: edit(r / "vit_scheduler/1/plan.json", "joint", "magic"), "policy 'magic' is unknown"),
     "cache": (
         lambda r: edit(r / "colour/config.pbtxt", "max_batch_size", "response_cache { enable: true }\nmax_batch_size"),
         "response cache",
