@@ -26,7 +26,7 @@ class Joint:
        has no batch, because none is safely in time, fall back to LargestBatch.
     """
 
-    TIMES = 32
+    TIMES = 24
     POSITIONS = 64
     LOOK_AHEAD = 512
     SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
@@ -92,9 +92,10 @@ class _Queue:
 
     def __init__(self, items: Sequence[Item], now_s: float, outlook: Outlook, policy: Joint) -> None:
         latency = outlook.latency
-        row_of = {length: latency.bucket(length) for length in {item.length for item in items}}
-        lengths = sorted(set(row_of.values()))
-        self.rows: Ints = np.array([lengths.index(row_of[item.length]) for item in items])
+        measured = {length: latency.bucket(length) for length in {item.length for item in items}}
+        lengths = sorted(set(measured.values()))
+        numbers = {length: lengths.index(bucket) for length, bucket in measured.items()}
+        self.rows: Ints = np.array([numbers[item.length] for item in items])
         self.gammas = latency.gammas
         self.executors = outlook.executors
         columns = {task: column for column, task in enumerate(dict.fromkeys(item.task for item in items))}
@@ -107,13 +108,13 @@ class _Queue:
         deadlines = np.array([item.deadline_s for item in items])
         self.left_ms: Floats = (deadlines - now_s) * 1000.0 - outlook.overhead_ms
         self.last_ms = float(self.left_ms.max())
+        costs_ms = np.array([latency.all_costs_ms(length) for length in lengths])  # [lengths, levels]
         shares = np.bincount(self.rows) / (len(items) * outlook.executors)
-        cost_ms = [[latency.cost_ms(gamma, length) for length in lengths] for gamma in self.gammas]
-        self.cost_ms: list[float] = (np.array(cost_ms) @ shares).tolist()
+        self.cost_ms: list[float] = (shares @ costs_ms).tolist()
         self.chunk = min(-(-len(items) // policy.POSITIONS), outlook.max_batch)
         chunks = -(-len(items) // self.chunk)
         most = min(chunks, policy.POSITIONS, max(1, outlook.max_batch // self.chunk))
         self.sizes: Ints = np.array([size for size in policy.SIZES if size < most] + [most])
         samples = np.minimum(self.sizes * self.chunk, len(items))
-        self.latency_ms: Floats = np.stack([latency.all_safe_ms(length)[:, samples] for length in lengths])
-        self.typical_ms: Floats = np.stack([latency.all_typical_ms(length)[:, samples] for length in lengths])
+        self.latency_ms: Floats = np.array([latency.all_safe_ms(length)[:, samples] for length in lengths])
+        self.typical_ms: Floats = np.array([latency.all_typical_ms(length)[:, samples] for length in lengths])

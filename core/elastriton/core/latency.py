@@ -52,11 +52,8 @@ class LatencyTable:
             [np.array([planes[number] for planes in rows.values()]) for number in range(len(lengths))]
             for rows in (self._p50_ms, self._p99_ms)
         )
-        self._cost_ms = {
-            (gamma, length): min(row[batch] / batch for batch in range(1, self.max_batch + 1))
-            for gamma, rows in self._p50_ms.items()
-            for length, row in zip(lengths, rows, strict=True)
-        }
+        sizes = np.arange(1, self.max_batch + 1)
+        self._costs_ms = [(grid[:, 1:] / sizes).min(axis=1) for grid in self._typical_grids]
 
     def safe_ms(self, gamma: int, batch: int, length: int) -> float:
         """The p99 of `batch` samples whose longest has `length` tokens; sizes beyond the table are errors."""
@@ -78,9 +75,10 @@ class LatencyTable:
         """The measured length that texts of `length` tokens are counted as."""
         return self.lengths[self._row(length)]
 
-    def cost_ms(self, gamma: int, length: int) -> float:
-        """The executor's time per sample, typically, in batches of the best size."""
-        return self.drift.typical * self._cost_ms[gamma, self.bucket(length)]
+    def all_costs_ms(self, length: int) -> NDArray[np.float64]:
+        """The executor's typical time per sample by level (in the order of `gammas`), in batches of the best size."""
+        costs_ms: NDArray[np.float64] = self.drift.typical * self._costs_ms[self._row(length)]
+        return costs_ms
 
     def observe(self, gamma: int, batch: int, length: int, took_ms: float) -> None:
         """Note how long a batch took."""

@@ -44,8 +44,9 @@ def expected_price(rate: float, cost: Sequence[float], worth: Sequence[float]) -
 
     The price rises by leaps as the rate does: a mean tells early that a level may soon be too slow.
     """
-    most = MOST * max(value / time for time, value in zip(cost, worth, strict=True))
-    return sum(min(most, price_of_time(share * rate, cost, worth)) for share in RATES) / len(RATES)
+    envelope = _envelope(sorted(zip(cost, worth, strict=True)))
+    most = MOST * envelope[0][1] / envelope[0][0]
+    return max(0.0, sum(min(most, _slope(envelope, share * rate)) for share in RATES) / len(RATES))
 
 
 def price_of_time(rate: float, cost: Sequence[float], worth: Sequence[float]) -> float:
@@ -56,15 +57,14 @@ def price_of_time(rate: float, cost: Sequence[float], worth: Sequence[float]) ->
     of worth over cost at the cost that the rate leaves per sample: zero where even the dearest level keeps up, and the
     worth per time of the cheapest one where none does.
     """
-    if rate <= 0.0:
-        return 0.0
-    budget = 1.0 / rate
-    envelope = _envelope(sorted(zip(cost, worth, strict=True)))
-    if budget >= envelope[-1][0]:
-        return 0.0
+    return _slope(_envelope(sorted(zip(cost, worth, strict=True))), rate)
+
+
+def _slope(envelope: Sequence[tuple[float, float]], rate: float) -> float:
+    """The slope of an envelope at the cost that a rate leaves per sample."""
     previous = (0.0, 0.0)
     for point in envelope:
-        if budget < point[0]:
+        if point[0] * rate > 1.0:
             return (point[1] - previous[1]) / (point[0] - previous[0])
         previous = point
     return 0.0

@@ -136,19 +136,20 @@ def best_plan(
 
     `left_ms` [n], `rows` [n] and `worth` [levels, n] are of the items, `orders` [any, n] their numbers in the orders to
     try, taken in at most `most` chunks of `chunk`, which `sizes`, `latency` and `typical` count. Where every batch
-    looks too dear, time has no price: an idle executor earns nothing.
+    of every order looks too dear, time has no price: an idle executor earns nothing.
     """
-    best, chosen, passed, taken, at = -np.inf, 0, 0, 0, 0
-    for number in range(orders.shape[0]):
-        first_ms, longest, gains = in_chunks(left_ms, rows, worth, orders[number], chunk, most)
-        for paid in (price, 0.0):
+    chosen, passed, taken, at = 0, 0, 0, 0
+    for paid in (price, 0.0):
+        best = -np.inf
+        for number in range(orders.shape[0]):
+            first_ms, longest, gains = in_chunks(left_ms, rows, worth, orders[number], chunk, most)
             value, first, size, level = solve(
                 first_ms, longest, gains, sizes, latency, typical, executors, step, times, paid
             )
-            if size > 0:
-                break
-        if value > best:
-            best, chosen, passed, taken, at = value, number, first * chunk, size * chunk, level
+            if size > 0 and value > best:
+                best, chosen, passed, taken, at = value, number, first * chunk, size * chunk, level
+        if taken > 0:
+            break
     return chosen, passed, taken, at
 
 

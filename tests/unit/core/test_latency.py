@@ -85,7 +85,7 @@ def test_medians_and_p99s_are_kept_apart_and_drift_apart() -> None:
     assert (latency.typical_ms(0, 4, 8), latency.safe_ms(0, 4, 8)) == (30.0, 120.0)
     assert latency.all_safe_ms(8)[0].tolist() == [30.0, 30.0, 60.0, 90.0, 120.0]
     assert latency.all_typical_ms(8)[0].tolist() == [7.5, 7.5, 15.0, 22.5, 30.0]
-    assert latency.cost_ms(0, 8) == 7.5
+    assert latency.all_costs_ms(8).tolist() == [7.5]
 
 
 def test_what_is_observed_is_compared_with_its_own_cell() -> None:
