@@ -130,3 +130,11 @@ def test_a_search_without_data_is_an_error(tmp_path: Path, tiny_vit: Path) -> No
     config = load_config(project(tmp_path, tiny_vit, None))
     with pytest.raises(ConfigError, match=r"encoder vit has `schedule: search`, but none of its tasks has `data`"):
         prepare_encoder("vit", config, tmp_path, tmp_path / "build", silent)
+
+
+def test_lists_that_stop_after_two_merges_are_proposed() -> None:
+    proposals = propose(-16, COST(constant_level(-16, 6)), COST)
+    twice = [level.merge for level in proposals if level.merge[0] and level.merge[1] and not any(level.merge[2:])]
+    assert twice
+    assert all(COST(TokenLevel(-16, merge)) <= COST(constant_level(-16, 6)) for merge in twice)
+    assert len({level.merge for level in proposals}) == len(proposals)
