@@ -2,10 +2,10 @@
 
     arrival ─► host ─► admit (a rejection counts as dropped) ─► executor idle ─► next(now) ─► busy for the true duration
 
-Policies see the p99 table alone. A batch truly takes its p50 times lognormal noise whose p99 is the table's; the noise
-is drawn per batch index, so every policy meets the same stream. An item that ends by its deadline earns utility x
-accuracy of its task at the level it ran at (an expectation: no labels are drawn), and nothing otherwise. Where requests
-cost the machine time outside of the encoder (host.py), they reach the scheduler later, which then counts from there.
+Policies see the measured table, medians and p99s. A batch truly takes its p50 times lognormal noise whose p99 is the
+table's; the noise is drawn per batch index, so every policy meets the same stream. An item that ends by its deadline
+earns utility x accuracy of its task at the level it ran at (an expectation: no labels are drawn), else nothing. Where
+requests cost the machine time outside of the encoder (host.py), they reach the scheduler later, which counts from there.
 """
 
 from __future__ import annotations

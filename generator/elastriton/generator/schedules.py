@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import pairwise
 from statistics import fmean
 
 from elastriton.core.levels import TokenLevel, flops, token_counts
@@ -121,15 +121,20 @@ def _lists(budget: float, cost: Cost) -> Iterator[tuple[int, ...]]:
     for start in range(cost.depth - 1):
         for stride in (1, 2, 3, cost.depth):
             every = range(start, cost.depth - 1, stride)
-            for layers, power in product((every, every[:2]), (-1, 0, 1)):
-                weights = [0.0] * cost.depth
-                for number, layer in enumerate(layers, start=1):
-                    weights[layer] = float(number**power)
-                for most in range(1, cost.tokens // 2 + 1):
-                    merge = cost.effective([most * weight / max(weights) for weight in weights])
-                    if any(merge) and cost(TokenLevel(-1, merge)) <= budget:
+            for layers in dict.fromkeys((every, every[:2])):
+                for power in (-1, 0, 1) if len(layers) > 1 else (0,):
+                    if merge := _mildest([number**power for number in range(1, len(layers) + 1)], layers, budget, cost):
                         yield merge
-                        break
+
+
+def _mildest(shape: Sequence[float], layers: Sequence[int], budget: float, cost: Cost) -> tuple[int, ...] | None:
+    """The list that merges in `layers` in proportion to `shape`, as little as the budget allows, if any does."""
+    share = dict(zip(layers, shape, strict=True))
+    for most in range(1, cost.tokens // 2 + 1):
+        merge = cost.effective([most * share.get(layer, 0.0) / max(shape) for layer in range(cost.depth)])
+        if any(merge) and cost(TokenLevel(-1, merge)) <= budget:
+            return merge
+    return None
 
 
 def _shares(times_ms: Sequence[float], others_ms: Sequence[float]) -> list[float]:
