@@ -5,7 +5,7 @@
 Policies see the measured table, medians and p99s. A batch truly takes its p50 times lognormal noise whose p99 is the
 table's; the noise is drawn per batch index, so every policy meets the same stream. An item that ends by its deadline
 earns utility x accuracy of its task at the level it ran at (an expectation: no labels are drawn), else nothing. Where
-requests cost the machine time outside of the encoder (host.py), they reach the scheduler later, which counts from there.
+requests cost the machine time outside of the encoder (host.py), they reach the scheduler later; it counts from there.
 """
 
 from __future__ import annotations
