@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+_SAME_S = 1e-9  # a request that begins when the encoder ends does not delay it, whatever the rounding
+
 
 class Host:
     """Made of all arrivals, ascending, in s, and of what each takes of the whole machine, in ms.
@@ -31,5 +33,5 @@ class Host:
         begun = int(np.searchsorted(self._begin_s, start_s, side="right"))
         inside_s = max(0.0, float(self.ready_s[begun - 1]) - start_s) if begun else 0.0
         free_s = start_s - (self._each_s * begun - inside_s) + work_s
-        before = int(np.searchsorted(self._free_s, free_s))
+        before = int(np.searchsorted(self._free_s, free_s - _SAME_S))
         return free_s + self._each_s * before

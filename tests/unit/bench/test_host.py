@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from host import Host
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from setting import Setting, Task
 from simulator import simulate
@@ -21,6 +21,7 @@ from elastriton.core.queue import Item
     st.integers(0, 60),
     st.integers(1, 20),
 )
+@example(arrivals=[0, 0, 0, 0, 18], each=2, start=0, work=10)  # the last begins as the encoder ends
 @settings(max_examples=200, deadline=None)
 def test_the_encoder_has_the_time_that_requests_leave(arrivals: list[int], each: int, start: int, work: int) -> None:
     """Against counting whole ms: busy from when a request is begun to when it is ready."""
