@@ -55,7 +55,7 @@ class TritonPythonModel:
         graphs = Path(self._rule["graphs"])
         ramps = load_file(graphs / "exits.safetensors")
         self._ramps = [(ramps[f"w.{k}"], ramps[f"b.{k}"]) for k in range(len(ramps) // 2)]
-        options = session_options(0, sparing=False)
+        options = session_options(0, one_arena=False)
         self._layers = [
             onnxruntime.InferenceSession(str(graphs / f"layer_{k}.onnx"), options, providers=["CPUExecutionProvider"])
             for k in range(len(self._ramps) + 1)

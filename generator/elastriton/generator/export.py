@@ -2,14 +2,12 @@
 
     <folder>/level_-8.onnx, level_0.onnx, level_4.onnx …, weights.bin
 
-Each distinct tensor is stored once, found by its digest. ONNX Runtime maps the file, so that the levels of one
-encoder also share the pages in memory.
+ONNX Runtime maps the file, so that the levels of one encoder also share the pages in memory.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import logging
 import warnings
@@ -17,48 +15,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
 from torch import Tensor, nn
 
 from elastriton.core.levels import TokenLevel
+from elastriton.generator.weights import SharedWeights
 from elastriton.runtime.graphs import WEIGHTS_FILE, graph_file
 from elastriton.runtime.text import TextEncoder
 from elastriton.runtime.vit import ElasticViT
 
-ALIGNMENT = 4096
-EXTERNAL_BYTES = 1024
 OPSET = 20
-
-
-class SharedWeights:
-    """The weights file of a folder of graphs: `move` takes a graph's large tensors out and stores each once."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._offsets: dict[str, int] = {}
-        path.write_bytes(b"")
-
-    def move(self, model: onnx.ModelProto) -> None:
-        """Replace the raw data of `model`'s large initialisers by references into this file."""
-        with self.path.open("ab") as file:
-            for tensor in model.graph.initializer:
-                data = onnx.numpy_helper.to_array(tensor).tobytes()
-                if len(data) >= EXTERNAL_BYTES:
-                    self._refer(tensor, data, file)
-
-    def _refer(self, tensor: onnx.TensorProto, data: bytes, file: io.BufferedIOBase) -> None:
-        key = hashlib.sha256(data).hexdigest()
-        if key not in self._offsets:
-            file.write(b"\0" * (-file.tell() % ALIGNMENT))
-            self._offsets[key] = file.tell()
-            file.write(data)
-        tensor.ClearField("raw_data")
-        for field in ("float_data", "int32_data", "int64_data", "external_data"):
-            tensor.ClearField(field)
-        tensor.data_location = onnx.TensorProto.EXTERNAL
-        for name, value in (("location", self.path.name), ("offset", self._offsets[key]), ("length", len(data))):
-            tensor.external_data.add(key=name, value=str(value))
 
 
 class _AtLevel(nn.Module):
@@ -158,8 +124,7 @@ def _export(
     for node in model.graph.node:
         del node.metadata_props[:]  # the stack trace of every node, with paths of this machine
     del model.graph.value_info[:]
-    shared.move(model)
-    onnx.save(model, path)
+    shared.save(model, path)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from elastriton.runtime.executor import Arrays, Floats
 from elastriton.runtime.graphs import WEIGHTS_FILE, graph_file
 
 LONGEST = 512  # tokens, of a text that any of these encoders reads
-SHARED_WORK = 4e9  # weights in bytes x tokens of a sample: below, threads that share operations are slower than one
+SHARED_WORK = 5e9  # weights file in bytes x tokens of a sample: below, threads that share operations gain nothing
 
 
 class OnnxEncoder:
@@ -30,10 +30,8 @@ class OnnxEncoder:
     def __init__(self, folder: Path, gammas: Sequence[int], threads: int = 0) -> None:
         """Open the graphs of `gammas`; `threads` 0 means one per core.
 
-        On a CPU several levels share one copy of the weights, the mapped file, and one arena. ONNX Runtime would rather
-        pack them for every graph anew: about 5 % faster at batches from 8, but as many times the memory as there are
-        levels. A lone level has them packed for what threads share; then they also share batches smaller than threads.
-        With CUDA each level has its weights on the device: there the torch runtime is the one that shares.
+        On a CPU all levels share one copy of the weights, packed ones too (generator/weights.py), and one arena. With
+        CUDA each level has its weights on the device: there the torch runtime is the one that shares.
         """
         import onnxruntime
 
@@ -43,18 +41,16 @@ class OnnxEncoder:
         self.threads = 1 if cuda else threads or _cores()
         self._weights_bytes = (folder / WEIGHTS_FILE).stat().st_size
 
-        def opened(threads: int, *, sparing: bool) -> dict[int, Any]:
-            options = session_options(threads, sparing=sparing and not cuda)
+        def opened(threads: int) -> dict[int, Any]:
+            options = session_options(threads, one_arena=not cuda)
             paths = {gamma: str(folder / graph_file(gamma)) for gamma in gammas}
             return {g: onnxruntime.InferenceSession(path, options, providers=providers) for g, path in paths.items()}
 
-        self._lone = len(gammas) == 1
-        self._single = opened(1, sparing=not self._lone or self.threads > 1)
+        self._single = opened(1)
         self._names = {gamma: [entry.name for entry in session.get_inputs()] for gamma, session in self._single.items()}
         shape = self._single[gammas[0]].get_inputs()[0].shape
         much = self._much_work([size if isinstance(size, int) else LONGEST for size in shape])
-        together = self.threads > 1 and (self._lone or much)
-        self._shared = opened(self.threads, sparing=not self._lone) if together else {}
+        self._shared = opened(self.threads) if self.threads > 1 and much else {}
         self._pool = ThreadPoolExecutor(max(1, self.threads - 1), "elastriton-part")
 
     def features(self, inputs: Arrays, level: TokenLevel) -> Floats:
@@ -65,7 +61,7 @@ class OnnxEncoder:
         """The outputs `names` of one batch; a graph that has no use for an input is not given it."""
         feed = {name: inputs[name] for name in self._names[level.gamma]}
         shape = next(iter(feed.values())).shape
-        if self._shared and (self._much_work(shape) or (self._lone and shape[0] < self.threads)):
+        if self._shared and self._much_work(shape):
             outputs = self._shared[level.gamma].run(names, feed)
         else:
             outputs = self._in_parts(self._single[level.gamma], names, feed, min(shape[0], self.threads))
@@ -97,16 +93,15 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def session_options(threads: int, *, sparing: bool) -> Any:
-    """The options of a session; a `sparing` one, for a CPU alone, shares its weights and its arena with others."""
+def session_options(threads: int, *, one_arena: bool) -> Any:
+    """The options of a session; `one_arena`, for a CPU alone: it shares its memory for tensors with other sessions."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # several stubs share the cores
-    if sparing:
+    if one_arena:
         _share_arena()
-        options.add_session_config_entry("session.disable_prepacking", "1")
         options.add_session_config_entry("session.use_env_allocators", "1")
     return options
 

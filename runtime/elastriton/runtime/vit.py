@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -52,7 +51,7 @@ class ElasticViT(nn.Module):
         self.last = ClsAttention(vit.blocks[-1].attn)
         if vit.patch_embed.dynamic_img_pad:
             raise ConfigError("the model pads images to whole patches; elastriton scales them to the model's size")
-        self.patch_embed = _from_bytes(vit.patch_embed, torch.tensor(mean), torch.tensor(std))
+        self.patch_embed = PatchEmbed(vit.patch_embed, torch.tensor(mean), torch.tensor(std))
 
     def forward(self, pixels: Tensor, level: TokenLevel, prompts: Tensor | None = None) -> Tensor:
         """Features [batch, width] of uint8 `pixels` [batch, height, width, 3] at `level`.
@@ -72,8 +71,7 @@ class ElasticViT(nn.Module):
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Tokens [batch, n, width] of uint8 pixels, positions added, as timm's forward_features makes them."""
-        x = self.patch_embed(pixels.permute(0, 3, 1, 2).to(self.vit.cls_token.dtype))
-        x = self.vit.patch_drop(self.vit._pos_embed(x))
+        x = self.vit.patch_drop(self.vit._pos_embed(self.patch_embed(pixels)))
         tokens: Tensor = self.vit.norm_pre(x)
         return tokens
 
@@ -108,16 +106,32 @@ class ElasticViT(nn.Module):
         return x, log_size
 
 
-def _from_bytes(patch_embed: Any, mean: Tensor, std: Tensor) -> Any:
-    """timm's PatchEmbed for pixels from 0 to 255: a convolution of normalised pixels is one of raw pixels."""
-    folded = copy.deepcopy(patch_embed)
-    with torch.no_grad():
-        weight = patch_embed.proj.weight
-        shift = (weight * (mean / std)[:, None, None]).sum(dim=(1, 2, 3))
-        bias = -shift if patch_embed.proj.bias is None else patch_embed.proj.bias - shift
-        folded.proj.weight.copy_(weight / (255.0 * std)[:, None, None])
-        folded.proj.bias = nn.Parameter(bias)
-    return folded
+class PatchEmbed(nn.Module):
+    """timm's PatchEmbed of uint8 pixels [b, height, width, 3], normalised by its weights: tokens [b, n, c].
+
+    Modifications: the convolution, whose patches do not overlap, is one matrix product of the patches' bytes.
+    """
+
+    def __init__(self, patch_embed: Any, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        kernel = patch_embed.proj.weight.detach()  # [c, 3, height, width]
+        shift = (kernel * (mean / std)[:, None, None]).sum(dim=(1, 2, 3))
+        self.weight = nn.Parameter((kernel / (255.0 * std)[:, None, None]).permute(0, 2, 3, 1).flatten(1))
+        self.bias = nn.Parameter(-shift if patch_embed.proj.bias is None else patch_embed.proj.bias.detach() - shift)
+        self.norm = patch_embed.norm
+        self.patch: tuple[int, int] = patch_embed.patch_size
+        self.flat: bool = patch_embed.flatten  # else [b, rows, columns, c], which timm wants of images of any size
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """See the class."""
+        (high, wide), (_, height, width, _) = self.patch, pixels.shape
+        rows, columns = height // high, width // wide
+        if height % high or width % wide:
+            pixels = pixels[:, : rows * high, : columns * wide]  # as a convolution leaves out what fills no patch
+        patches = pixels.reshape(-1, rows, high, columns, wide * 3).transpose(2, 3)  # bytes: a quarter of the traffic
+        patches = patches.reshape(-1, rows * columns, high * wide * 3).to(self.weight.dtype)
+        tokens: Tensor = self.norm(F.linear(patches, self.weight, self.bias))
+        return tokens if self.flat else tokens.unflatten(1, (rows, columns))
 
 
 class ClsAttention(nn.Module):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,25 +80,53 @@ def test_padding_changes_no_sample(tiny_build: Path) -> None:
     np.testing.assert_allclose(encoder.features(padded, TokenLevel(0)), alone, atol=1e-5)
 
 
-def test_all_levels_share_one_file_that_holds_each_tensor_once(tiny_build: Path) -> None:
+def test_all_levels_share_one_file_that_holds_each_tensor_and_each_packed_matrix_once(tiny_build: Path) -> None:
     file = (tiny_build / "vit" / WEIGHTS_FILE).read_bytes()
     ranges: set[tuple[int, int]] = set()
-    wanted = 0
+    wanted, packed = 0, []
     for gamma in GAMMAS:
-        model = onnx.load(tiny_build / "vit" / graph_file(gamma), load_external_data=False)
-        for tensor in model.graph.initializer:
-            if tensor.data_location == EXTERNAL:
-                place = {entry.key: entry.value for entry in tensor.external_data}
-                assert place["location"] == WEIGHTS_FILE
-                ranges.add((int(place["offset"]), int(place["length"])))
-                wanted += int(place["length"])
+        places = stored(tiny_build / "vit", gamma)
+        packed.append([place["prepacked_0"] for place in places if "prepacked_0" in place])
+        for place in places:
+            assert place["location"] == WEIGHTS_FILE
+            blocks = [block.split(";") for block in place.get("prepacked_0", "").split("|")[1:]]
+            for offset, length, *_ in [(place["offset"], place["length"]), *blocks]:
+                ranges.add((int(offset), int(length)))
+                wanted += int(length)
+    assert len(packed[0]) == 1 + 2 * 4 + 5, "all matrices: patches, four per block; the last asks for CLS alone"
+    assert all(entries == packed[0] for entries in packed)
     ordered = sorted(ranges)
     assert all(start + length <= after for (start, length), (after, _) in pairwise(ordered))
     assert len({file[start : start + length] for start, length in ordered}) == len(ordered)
-    stored = sum(length for _, length in ordered)
-    assert stored * 4 < wanted
+    once = sum(length for _, length in ordered)
+    assert once * 4 < wanted
     assert len(file) == sum(ordered[-1])
-    assert len(file) < stored + 4096 * len(ordered)
+    assert len(file) < once + 4096 * len(ordered)
+
+
+def stored(folder: Path, gamma: int) -> list[dict[str, str]]:
+    """Where a graph's large tensors are."""
+    model = onnx.load(folder / graph_file(gamma), load_external_data=False)
+    tensors = [tensor for tensor in model.graph.initializer if tensor.data_location == EXTERNAL]
+    return [{entry.key: entry.value for entry in tensor.external_data} for tensor in tensors]
+
+
+@pytest.mark.parametrize("gamma", [-4, 0])
+def test_every_graph_multiplies_by_the_packed_matrices_of_the_file(
+    tiny_build: Path, tmp_path: Path, levels: dict[int, TokenLevel], gamma: int
+) -> None:
+    folder = tmp_path / "vit"
+    shutil.copytree(tiny_build / "vit", folder)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    before = OnnxEncoder(folder, [gamma], 1).features({"pixels": pixels}, levels[gamma])
+    with (folder / WEIGHTS_FILE).open("r+b") as file:
+        for place in stored(folder, gamma):
+            for block in place.get("prepacked_0", "").split("|")[1:]:
+                offset, length, _ = map(int, block.split(";"))
+                file.seek(offset)
+                file.write(b"\0" * length)
+    after = OnnxEncoder(folder, [gamma], 1).features({"pixels": pixels}, levels[gamma])
+    assert np.abs(after - before).max() > 1e-3, "it has packed them anew"
 
 
 def test_a_graph_is_given_only_the_inputs_that_it_reads(vision: OnnxEncoder) -> None:
@@ -107,7 +136,7 @@ def test_a_graph_is_given_only_the_inputs_that_it_reads(vision: OnnxEncoder) -> 
     np.testing.assert_array_equal(vision.features({"pixels": pixels, "prompts": prompts}, TokenLevel(0)), alone)
 
 
-@pytest.mark.parametrize("shared_work", [0.0, 4e9])
+@pytest.mark.parametrize("shared_work", [0.0, 5e9])
 @pytest.mark.parametrize("batch", [1, 2, 3, 7, 8])
 def test_any_number_of_threads_gives_the_same_features_in_the_same_order(
     tiny_build: Path, levels: dict[int, TokenLevel], monkeypatch: pytest.MonkeyPatch, batch: int, shared_work: float
@@ -138,7 +167,7 @@ class Spy:
 
 @pytest.mark.parametrize(
     ("batch", "shared_work", "together", "parts"),
-    [(8, 0.0, [8], []), (2, 0.0, [2], []), (8, 4e9, [], [2, 3, 3]), (2, 4e9, [], [1, 1]), (1, 4e9, [], [1])],
+    [(8, 0.0, [8], []), (2, 0.0, [2], []), (8, 5e9, [], [2, 3, 3]), (2, 5e9, [], [1, 1]), (1, 5e9, [], [1])],
 )
 def test_threads_take_parts_of_a_batch_and_share_operations_where_a_sample_is_much_work(
     tiny_build: Path,
@@ -169,47 +198,29 @@ def test_a_part_that_fails_fails_the_batch(tiny_build: Path) -> None:
         encoder.features({"pixels": np.zeros((2, 32, 32, 3), np.uint8)}, TokenLevel(0))
 
 
-@pytest.mark.parametrize("sparing", [False, True])
-def test_sparing_sessions_share_weights_and_arena(sparing: bool) -> None:
-    options = session_options(2, sparing=sparing)
+@pytest.mark.parametrize("one_arena", [False, True])
+def test_sessions_share_an_arena_and_do_not_spin(one_arena: bool) -> None:
+    options = session_options(2, one_arena=one_arena)
     assert options.intra_op_num_threads == 2
-    for entry in ("session.disable_prepacking", "session.use_env_allocators"):
-        if sparing:
-            assert options.get_session_config_entry(entry) == "1"
-        else:
-            with pytest.raises(RuntimeError, match=entry):
-                options.get_session_config_entry(entry)
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    if one_arena:
+        assert options.get_session_config_entry("session.use_env_allocators") == "1"
+    else:
+        with pytest.raises(RuntimeError, match="use_env_allocators"):
+            options.get_session_config_entry("session.use_env_allocators")
 
 
-@pytest.mark.parametrize(("batch", "together", "parts"), [(2, [2], []), (3, [], [1, 1, 1])])
-def test_a_lone_level_shares_batches_smaller_than_its_threads(
-    tiny_build: Path, batch: int, together: list[int], parts: list[int]
-) -> None:
-    encoder = OnnxEncoder(tiny_build / "vit", [0], 3)
-    single = encoder._single[0] = Spy(encoder._single[0])
-    shared = encoder._shared[0] = Spy(encoder._shared[0])
-    encoder.features({"pixels": np.zeros((batch, 32, 32, 3), np.uint8)}, TokenLevel(0))
-    assert (shared.batches, single.batches) == (together, parts)
-
-
-@pytest.mark.parametrize(
-    ("gammas", "threads", "expected"),
-    [([0], 1, [(1, False)]), ([0], 2, [(1, True), (2, False)]), ([-2, 0], 2, [(1, True), (2, True)])],
-)
-def test_a_lone_level_packs_its_weights_once_and_several_do_not(
-    tiny_build: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    gammas: list[int],
-    threads: int,
-    expected: list[tuple[int, bool]],
+@pytest.mark.parametrize(("threads", "shared_work", "opened"), [(1, 0.0, [1]), (2, 0.0, [1, 2]), (2, 5e9, [1])])
+def test_threads_share_sessions_only_where_a_sample_can_be_much_work(
+    tiny_build: Path, monkeypatch: pytest.MonkeyPatch, threads: int, shared_work: float, opened: list[int]
 ) -> None:
     asked = []
 
-    def options(threads: int, *, sparing: bool) -> Any:
-        asked.append((threads, sparing))
-        return session_options(threads, sparing=sparing)
+    def options(threads: int, *, one_arena: bool) -> Any:
+        asked.append(threads)
+        return session_options(threads, one_arena=one_arena)
 
     monkeypatch.setattr(onnx_encoder, "session_options", options)
-    monkeypatch.setattr(onnx_encoder, "SHARED_WORK", 0.0)
-    OnnxEncoder(tiny_build / "vit", gammas, threads)
-    assert asked == expected
+    monkeypatch.setattr(onnx_encoder, "SHARED_WORK", shared_work)
+    OnnxEncoder(tiny_build / "vit", [0], threads)
+    assert asked == opened
