@@ -27,8 +27,8 @@ check: setup  ## ruff, mypy --strict
 test: setup  ## every test that needs no GPU, a real tritonserver included
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest tests
 
-bench: setup  ## the measurements behind the figures in the docs (about 70 minutes)
-	for script in overhead levels decision policies schedules tune live; do \
+bench: setup  ## the measurements behind the figures in the docs (about 75 minutes)
+	for script in overhead levels text_levels decision policies schedules tune live; do \
 		PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python bench/$$script.py || exit 1; done
 
 bench-cascades: setup  ## cascades beside their peers: an hour of training, then an hour of measuring; needs ../shared

@@ -26,11 +26,13 @@ from typing import Any
 
 import numpy as np
 
-from elastriton.core.levels import constant_level, flops
+from elastriton.core.levels import TokenLevel, constant_level, flops, token_counts
 from elastriton.generator.machine import this_machine
+from elastriton.runtime.executor import Arrays
 from elastriton.runtime.onnx_encoder import OnnxEncoder
 
 ROOT = Path(__file__).parents[1]
+VARIANTS = ("merging", "dropping")
 RESIDENT = """
 import sys, pathlib, numpy as np, psutil
 from elastriton.core.levels import constant_level
@@ -56,17 +58,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         shape = export(arguments.model, arguments.levels, folder)
-        encoder = OnnxEncoder(folder, arguments.levels)
-        rows = [
-            row
-            for batch in arguments.batches
-            for row in speed_ups(encoder, arguments.levels, shape, batch, arguments.rounds)
-        ]
-        del encoder  # its mappings of the weights would take their share of the pages
+        encoders = {name: OnnxEncoder(folder / name, arguments.levels) for name in VARIANTS}
         side, depth = shape["side"], shape["depth"]
+        levels = [constant_level(gamma, depth) for gamma in arguments.levels]
+        work = [flops(level, shape["tokens"], depth, shape["width"], shape["patch"]) for level in levels]
+        pixels = np.random.default_rng(0).integers(0, 256, (max(arguments.batches), side, side, 3), dtype=np.uint8)
+        rows = [
+            {"batch": batch} | row
+            for batch in arguments.batches
+            for row in speed_ups(encoders, levels, work, {"pixels": pixels[:batch]}, arguments.rounds)
+        ]
+        encoders.clear()  # their mappings of the weights would take their share of the pages
         memory = {
-            "one_level_mb": resident_mb(folder, [0], side, depth),
-            "all_levels_mb": resident_mb(folder, arguments.levels, side, depth),
+            "one_level_mb": resident_mb(folder / "merging", [0], side, depth),
+            "all_levels_mb": resident_mb(folder / "merging", arguments.levels, side, depth),
             "levels": len(arguments.levels),
         }
     memory["ratio"] = round(memory["all_levels_mb"] / memory["one_level_mb"], 3)
@@ -80,7 +85,7 @@ def main() -> None:
 
 
 def export(model: str, gammas: Sequence[int], folder: Path) -> dict[str, int]:
-    """Write the graphs of a folder's or a timm id's encoder; return its shape."""
+    """Write the graphs of a folder's or a timm id's encoder, in both variants; return its shape."""
     import timm
     import torch
 
@@ -88,53 +93,62 @@ def export(model: str, gammas: Sequence[int], folder: Path) -> dict[str, int]:
     from elastriton.runtime.models import load_vision
     from elastriton.runtime.vit import ElasticViT
 
+    class Dropping(ElasticViT):
+        def _merging(self, x: Any, level: TokenLevel) -> tuple[Any, None]:
+            counts = token_counts(level, x.shape[1], len(self.vit.blocks), self.prefix)
+            for block, left in zip(self.vit.blocks[:-1], counts[1:-1], strict=True):
+                x = (x + block.ls1(block.attn(block.norm1(x))))[:, :left]
+                x = x + block.ls2(block.mlp(block.norm2(x)))
+            return x, None
+
     if Path(model).is_dir():
-        loaded = load_vision(model)
-        encoder, side = loaded.encoder, loaded.image.height
-        depth, width, tokens = loaded.depth, loaded.width, loaded.tokens
+        vit: Any = load_vision(model).encoder.vit
     else:
         torch.manual_seed(0)
-        vit: Any = timm.create_model(model, pretrained=False).eval()
-        encoder, side = ElasticViT(vit, (0.5,) * 3, (0.5,) * 3), vit.patch_embed.img_size[0]
-        depth, width, tokens = len(vit.blocks), vit.embed_dim, vit.pos_embed.shape[1]
-    export_vision(encoder, tuple(constant_level(g, depth) for g in gammas), (side, side), 1, folder)
-    return {"side": side, "depth": depth, "width": width, "tokens": tokens, "patch": round(side / (tokens - 1) ** 0.5)}
+        vit = timm.create_model(model, pretrained=False).eval()
+    side, depth, tokens = vit.patch_embed.img_size[0], len(vit.blocks), vit.pos_embed.shape[1]
+    levels = tuple(constant_level(gamma, depth) for gamma in gammas)
+    for name, kind in zip(VARIANTS, (ElasticViT, Dropping), strict=True):
+        (folder / name).mkdir()
+        export_vision(kind(vit, (0.5,) * 3, (0.5,) * 3), levels, (side, side), 1, folder / name)
+    patch = vit.patch_embed.patch_size[0]
+    return {"side": side, "depth": depth, "width": vit.embed_dim, "tokens": tokens, "patch": patch}
 
 
 def speed_ups(
-    encoder: OnnxEncoder, gammas: Sequence[int], shape: Mapping[str, int], batch: int, rounds: int
+    encoders: Mapping[str, OnnxEncoder],
+    levels: Sequence[TokenLevel],
+    work: Sequence[float],
+    inputs: Arrays,
+    rounds: int,
 ) -> list[dict[str, Any]]:
-    """For one batch size: milliseconds, speed-up over level 0, FLOP ratio, and the one over the other, by level."""
-    side, depth = shape["side"], shape["depth"]
-    inputs: dict[str, Any] = {
-        "pixels": np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
-    }
-    levels = {gamma: constant_level(gamma, depth) for gamma in gammas}
-    taken: dict[int, list[float]] = {gamma: [] for gamma in gammas}
+    """For one batch: ms, speed-up over level 0, ratio of FLOPs (`work`, by level), and the one over the other."""
+    taken: dict[tuple[str, int], list[float]] = {(name, level.gamma): [] for name in encoders for level in levels}
     for turn in range(rounds + 2):
-        for gamma, level in levels.items():
-            before_s = time.perf_counter()
-            encoder.features(inputs, level)
-            if turn > 1:
-                taken[gamma].append((time.perf_counter() - before_s) * 1000.0)
-    size = (shape["tokens"], depth, shape["width"], shape["patch"])
+        for name, encoder in encoders.items():
+            for level in levels:
+                before_s = time.perf_counter()
+                encoder.features(inputs, level)
+                if turn > 1:
+                    taken[name, level.gamma].append((time.perf_counter() - before_s) * 1000.0)
+    plain = next(own for level, own in zip(levels, work, strict=True) if level.gamma == 0)
     rows = []
-    for gamma, level in levels.items():
-        ratio = flops(levels[0], *size) / flops(level, *size)
-        speed = sorted(plain / own for plain, own in zip(taken[0], taken[gamma], strict=True))
-        middle = statistics.median(speed)
-        quartiles = [round(float(np.percentile(speed, q)) / ratio, 3) for q in (25, 75)]
-        rows.append(
-            {
-                "gamma": gamma,
-                "batch": batch,
-                "ms": round(statistics.median(taken[gamma]), 2),
-                "speed_up": round(middle, 3),
-                "flop_ratio": round(ratio, 3),
-                "speed_up_over_flop_ratio": round(middle / ratio, 3),
-                "quartiles": quartiles,
-            }
-        )
+    for level, own in zip(levels, work, strict=True):
+        gamma, ratio = level.gamma, plain / own
+        speeds = {
+            name: [before / after for before, after in zip(taken[name, 0], taken[name, gamma], strict=True)]
+            for name in encoders
+        }
+        over = {name: round(statistics.median(speed) / ratio, 3) for name, speed in speeds.items()}
+        row = {
+            "gamma": gamma,
+            "ms": round(statistics.median(taken["merging", gamma]), 2),
+            "speed_up": round(statistics.median(speeds["merging"]), 3),
+            "flop_ratio": round(ratio, 3),
+            "speed_up_over_flop_ratio": over.pop("merging"),
+            "quartiles": [round(float(np.percentile(speeds["merging"], q)) / ratio, 3) for q in (25, 75)],
+        }
+        rows.append(row | over)
     return rows
 
 
