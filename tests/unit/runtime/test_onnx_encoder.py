@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 import torch
 
@@ -17,7 +18,7 @@ from elastriton.runtime import onnx_encoder
 from elastriton.runtime.executor import Arrays, Floats
 from elastriton.runtime.graphs import WEIGHTS_FILE, graph_file
 from elastriton.runtime.models import load_text, load_vision
-from elastriton.runtime.onnx_encoder import OnnxEncoder, session_options
+from elastriton.runtime.onnx_encoder import OnnxEncoder, return_freed_memory, session_options
 
 GAMMAS = (-4, -2, 0, 2, 4)
 EXTERNAL = onnx.TensorProto.EXTERNAL
@@ -224,3 +225,20 @@ def test_threads_share_sessions_only_where_a_sample_can_be_much_work(
     monkeypatch.setattr(onnx_encoder, "SHARED_WORK", shared_work)
     OnnxEncoder(tiny_build / "vit", [0], threads)
     assert asked == opened
+
+
+def test_freed_memory_is_given_back() -> None:
+    blocks = [b"x" * 100_000 for _ in range(2000)]  # too small to be mapped one by one
+    last = blocks.pop()  # keeps the heap's end where it is
+    blocks.clear()
+    before = psutil.Process().memory_info().rss
+    return_freed_memory()
+    assert before - psutil.Process().memory_info().rss > 100e6
+    assert last
+
+
+def test_an_encoder_gives_back_what_opening_its_graphs_took(tiny_build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given_back = []
+    monkeypatch.setattr(onnx_encoder, "return_freed_memory", lambda: given_back.append(True))
+    OnnxEncoder(tiny_build / "vit", [-2, 0], 2)
+    assert given_back == [True]
