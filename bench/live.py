@@ -111,7 +111,8 @@ def main() -> None:
         "requests": arguments.requests,
         "notes": notes,
     }
-    arguments.output.with_name("live_meta.json").write_text(json.dumps(meta) + "\n", encoding="utf-8")
+    beside = arguments.output.with_name(f"{arguments.output.stem}_meta.json")
+    beside.write_text(json.dumps(meta) + "\n", encoding="utf-8")
     (arguments.build / "batches.json").write_text(json.dumps(batches) + "\n", encoding="utf-8")
 
 
