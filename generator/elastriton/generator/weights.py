@@ -62,13 +62,14 @@ class SharedWeights:
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             graph, packed = Path(scratch) / "packed.onnx", Path(scratch) / "packed.bin"
             _write_packed(path, graph, packed)
+            written = onnx.load(graph, load_external_data=False).graph.initializer
+            entries = [(tensors.get(tensor.name), entry) for tensor in written for entry in tensor.external_data]
             with packed.open("rb") as file:
-                for tensor in onnx.load(graph, load_external_data=False).graph.initializer:
-                    for entry in tensor.external_data:
-                        if entry.key.startswith(PACKED) and tensor.name in tensors:
-                            digest, *blocks = entry.value.split("|")
-                            moved = [self._move(block, file.fileno()) for block in blocks]
-                            tensors[tensor.name].external_data.add(key=entry.key, value="|".join([digest, *moved]))
+                for tensor, entry in entries:
+                    if tensor is not None and entry.key.startswith(PACKED):
+                        digest, *blocks = entry.value.split("|")
+                        moved = [self._move(block, file.fileno()) for block in blocks]
+                        tensor.external_data.add(key=entry.key, value="|".join([digest, *moved]))
 
     def _move(self, block: str, file: int) -> str:
         """An "offset;length;checksum" of the open `file` as one of this file."""

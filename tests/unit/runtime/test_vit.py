@@ -54,6 +54,14 @@ def test_the_plain_level_is_timm_s_model(name: str) -> None:
         torch.testing.assert_close(vit.head(ours(images(), TokenLevel(0))), logits, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("arguments", [{"dynamic_img_size": True}, {"patch_size": 10}])
+def test_patches_are_timm_s_for_models_of_any_size_and_for_sides_that_patches_do_not_fill(arguments: Any) -> None:
+    vit = timm.create_model("vit_tiny_patch16_224", pretrained=False, **{**TINY, **arguments}).eval()
+    with torch.inference_mode():
+        expected = vit.patch_embed(normalised(images()))
+        torch.testing.assert_close(ElasticViT(vit, MEAN, STD).patch_embed(images()), expected, rtol=1e-5, atol=1e-5)
+
+
 def slow_attention(attn: Any, x: Tensor, sizes: list[float]) -> tuple[Tensor, Tensor]:
     """Attention of one sample [n, c], head by head and query by query; each key counts as often as its size."""
     dim, heads = attn.head_dim, attn.num_heads
