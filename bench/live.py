@@ -1,15 +1,16 @@
 """Policies live: the same arrivals, real images, a real tritonserver, true labels; beside what the simulator predicts.
 
-    python bench/live.py              # profile, then about 25 minutes of replays; writes bench/results/live.json
+    python bench/live.py                    # profile, then about 25 minutes of replays; bench/results/live.json
+    python bench/live.py --encoder clip     # the same with CLIP ViT-B/16; bench/results/live_clip.json
 
 For every seed and policy a server is started, and the traces are replayed against it one by one (seeds outside,
 policies inside: what drifts on the machine meets all of them). The load is a multiple of what level 0 keeps up with in
-the bare profile, and client, decoders and encoder share the machine's cores: served capacity is lower, and the loads
-are chosen lower for it. A record has the keys of policies.json; `simulated` is the utility that bench/simulator.py
-expects for the same arrivals and tasks, on a machine that spends as much outside of the encoder as was measured first
-(overhead.host_ms, kept in live_meta.json); `simulated_alone` is the same where the encoder has the machine for itself.
-`drift` is the last factor on the p99 that the scheduler has learnt, `batches_within_prediction` the share of batches
-that took no longer than predicted.
+the bare profile. Client, decoders and encoder share the machine's cores: for the compact ViT served capacity is lower,
+and its loads are chosen lower for it. A record has the keys of policies.json; `simulated` is the utility that
+bench/simulator.py expects for the same arrivals and tasks, on a machine that spends as much outside of the encoder as
+was measured first (overhead.host_ms, kept in <output>_meta.json); `simulated_alone` is the same where the encoder has
+the machine for itself. `drift` is the last factor on the p99 that the scheduler has learnt, `batches_within_prediction`
+the share of batches that took no longer than predicted.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from live_tasks import write_project
+from live_tasks import ENCODERS, write_project
 from overhead import TASK, host_ms, measure
 from peers import policies
 from rich.console import Console
@@ -46,8 +47,6 @@ from elastriton.generator.show import steps
 ROOT = Path(__file__).parents[1]
 POLICY_NAMES = ("ours", "largest-batch", "otas", "slackfit", "infaas", "pets", "fixed(-12)")
 TRACE_NAMES = ("step", "mmpp", "azure-code")
-LOADS = (0.25, 0.35)
-WARM_UP = 200
 
 console = Console(width=150)
 Samples = dict[str, list[Sample]]
@@ -64,35 +63,42 @@ class Bench:
     requests: int
     traces: dict[str, str]
     loads: tuple[float, ...]
+    warm_up: int
 
 
 def main() -> None:
     """Profile, replay, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--build", type=Path, default=ROOT / "build/live")
-    parser.add_argument("--output", type=Path, default=ROOT / "bench/results/live.json")
+    parser.add_argument("--encoder", choices=ENCODERS, default="compact")
+    parser.add_argument("--build", type=Path)
+    parser.add_argument("--output", type=Path)
     parser.add_argument("--requests", type=int, default=1200, help="requests per replay")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--policy", nargs="*", default=POLICY_NAMES)
     parser.add_argument("--trace", nargs="*", default=TRACE_NAMES)
-    parser.add_argument("--load", nargs="*", type=float, default=LOADS)
+    parser.add_argument("--load", nargs="*", type=float)
     parser.add_argument("--keep-profile", action="store_true", help="use the profile of an earlier run")
     arguments = parser.parse_args()
-    path = write_project(arguments.build)
+    encoder = ENCODERS[arguments.encoder]
+    name = "live" if arguments.encoder == "compact" else f"live_{arguments.encoder}"
+    build = arguments.build or ROOT / "build" / name
+    output = arguments.output or ROOT / f"bench/results/{name}.json"
+    path = write_project(build, encoder=encoder)
     config = load_config(path)
     if not arguments.keep_profile:
         with steps("profile") as advance:
-            profile(config, path.parent, arguments.build, budget_s=0.3, advance=advance)
-    plan = plan_for(config, arguments.build)
+            profile(config, path.parent, build, budget_s=0.3, advance=advance)
+    plan = plan_for(config, build)
     [scheduler] = plan.schedulers.values()
     sources, notes = available()
     traces = {name: sources[name] for name in arguments.trace if name in sources}
     samples = labelled_samples(config, path.parent)
     images = [image for sample in samples[TASK] if (image := sample.image) is not None]
-    around_ms = host_ms(measure(plan, arguments.build, images, 700, 5)[0])
+    around_ms = host_ms(measure(plan, build, images, encoder.saturating, 5, ("bare", "triton"))[0])
     console.print(f"a request takes {around_ms:.2f} ms of the whole machine outside of the encoder")
     setting = replace(from_plan(scheduler), host_ms=around_ms)
-    bench = Bench(plan, arguments.build, samples, setting, arguments.requests, traces, tuple(arguments.load))
+    loads = tuple(arguments.load or encoder.loads)
+    bench = Bench(plan, build, samples, setting, arguments.requests, traces, loads, encoder.warm_up)
     records: list[dict[str, Any]] = []
     batches: list[dict[str, Any]] = []
     for seed in range(arguments.seeds):
@@ -101,7 +107,7 @@ def main() -> None:
                 records.append(record)
                 batches.append({key: record[key] for key in ("trace", "load", "seed", "policy")} | {"batches": log})
                 console.print(shown(record))
-            arguments.output.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+            output.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     meta = {
         "capacity_per_s": setting.capacity_per_s,
         "host_ms": setting.host_ms,
@@ -111,17 +117,17 @@ def main() -> None:
         "requests": arguments.requests,
         "notes": notes,
     }
-    beside = arguments.output.with_name(f"{arguments.output.stem}_meta.json")
+    beside = output.with_name(f"{output.stem}_meta.json")
     beside.write_text(json.dumps(meta) + "\n", encoding="utf-8")
-    (arguments.build / "batches.json").write_text(json.dumps(batches) + "\n", encoding="utf-8")
+    (build / "batches.json").write_text(json.dumps(batches) + "\n", encoding="utf-8")
 
 
 def replays(bench: Bench, name: str, seed: int) -> Iterator[tuple[dict[str, Any], list[Any]]]:
     """Serve under a policy and replay every trace at every load: the records, each with the log of its batches."""
     with served(bench, name) as (server, log):
         url = f"grpc://{server.grpc_url}"
-        calm = make_load("poisson", WARM_UP, 0.2 * bench.setting.capacity_per_s, seed)
-        asyncio.run(replay(url, calm, draw(bench.samples, WARM_UP, seed)))
+        calm = make_load("poisson", bench.warm_up, 0.2 * bench.setting.capacity_per_s, seed)
+        asyncio.run(replay(url, calm, draw(bench.samples, bench.warm_up, seed)))
         for trace, source in bench.traces.items():
             for load in bench.loads:
                 arrivals = make_load(source, bench.requests, load * bench.setting.capacity_per_s, seed)

@@ -14,7 +14,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -35,6 +35,7 @@ ROOT = Path(__file__).parents[1]
 TASK = "eurosat"
 IN_FLIGHT = 96
 SLO_MS = 60_000.0
+SIDES = ("bare", "bare_with_decoding", "triton")
 
 
 def main() -> None:
@@ -69,9 +70,9 @@ def main() -> None:
 
 
 def measure(
-    plan: Plan, build: Path, images: list[bytes], samples: int, rounds: int
+    plan: Plan, build: Path, images: list[bytes], samples: int, rounds: int, names: Sequence[str] = SIDES
 ) -> tuple[dict[str, list[float]], str]:
-    """Samples per second, round by round, and the server's version."""
+    """Samples per second of the sides `names`, round by round, and the server's version."""
     plan = only_plain(plan)
     images = (images * (samples // len(images) + 1))[:samples]
     executor = load_executor(executor_of(plan), build)
@@ -82,15 +83,13 @@ def measure(
             Server(Path(folder) / "repository", log=Path(folder) / "log") as server,
             Client(f"grpc://{server.grpc_url}", timeout_s=120.0, max_in_flight=IN_FLIGHT) as client,
         ):
-            figures = take_turns(
-                rounds,
-                {
-                    "bare": lambda: bare(executor, decoder, images, decode=False),
-                    "bare_with_decoding": lambda: bare(executor, decoder, images, decode=True),
-                    "triton": lambda: served(client, images),
-                },
+            sides = (
+                lambda: bare(executor, decoder, images, decode=False),
+                lambda: bare(executor, decoder, images, decode=True),
+                lambda: served(client, images),
             )
-            return figures, server.version
+            wanted = {name: side for name, side in zip(SIDES, sides, strict=True) if name in names}
+            return take_turns(rounds, wanted), server.version
 
 
 def host_ms(figures: dict[str, list[float]]) -> float:

@@ -3,8 +3,8 @@
     python bench/vision_cascade_models.py --out build/cascades
 
 writes <out>/data/cifar10.npz and timm folders <out>/models/cifar10-large and cifar10-small. "large" is the image tower
-of CLIP ViT-B/16 (Radford et al., 2021; weights dequantised from int8) under a linear probe on its CLS token, "small"
-the demo's compact ViT, trained on with CIFAR-10's images and labels, half of its patches dropped (Liu et al., 2023).
+of CLIP ViT-B/16 (clip.py) under a linear probe on its CLS token, "small" the demo's compact ViT, trained on with
+CIFAR-10's images and labels, half of its patches dropped (Liu et al., 2023).
 For benchmarks only: neither data nor weights may be shipped (../shared/data/MANIFEST.md).
 """
 
@@ -18,57 +18,20 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+from clip import write_clip
 from live_tasks import DATA, MODEL, ROOT, write_part
 from probe import features, probe
-from safetensors.torch import load_file
-from torch import Tensor
 from vit_training import train, train_set, write_vit
 
 from elastriton.runtime.models import load_vision
 
-CLIP = ROOT.parent / "shared/data/models/clip-vit-b16-int8"
-ARCHITECTURE = "vit_base_patch16_clip_quickgelu_224"
-PARTS = {
-    "layer_norm1": "norm1",
-    "layer_norm2": "norm2",
-    "self_attn.out_proj": "attn.proj",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.fc2": "mlp.fc2",
-}
-
-
-def clip_as_timm() -> dict[str, Tensor]:
-    """The tower's weights under timm's names, without a head."""
-    stored = load_file(CLIP / "model.safetensors")
-    scales = {name: stored[f"{name}.scale"][:, None] for name in stored if f"{name}.scale" in stored}
-    clip = {name.removeprefix("vision_model."): t.float() * scales.get(name, 1.0) for name, t in stored.items()}
-    found = {
-        "cls_token": clip["embeddings.class_embedding"].reshape(1, 1, -1),
-        "pos_embed": clip["embeddings.position_embedding.weight"][None],
-        "patch_embed.proj.weight": clip["embeddings.patch_embedding.weight"],
-    }
-    for kind in ("weight", "bias"):
-        found |= {f"norm_pre.{kind}": clip[f"pre_layrnorm.{kind}"], f"norm.{kind}": clip[f"post_layernorm.{kind}"]}
-        for layer in range(12):
-            source, target = f"encoder.layers.{layer}", f"blocks.{layer}"
-            found |= {f"{target}.{new}.{kind}": clip[f"{source}.{old}.{kind}"] for old, new in PARTS.items()}
-            qkv = [clip[f"{source}.self_attn.{part}_proj.{kind}"] for part in "qkv"]
-            found[f"{target}.attn.qkv.{kind}"] = torch.cat(qkv)
-    return found
-
 
 def make_large(folder: Path, data: Any, images: int) -> None:
     """CLIP with a linear probe on the first `images` of the training images."""
-    vit: Any = timm.create_model(ARCHITECTURE, num_classes=10)
-    vit.load_state_dict(clip_as_timm(), strict=False)
     names = [str(name) for name in data["label_names"]]
-    image = {name: vit.pretrained_cfg[name] for name in ("input_size", "interpolation", "mean", "std", "crop_pct")}
-    config = {"architecture": ARCHITECTURE, "num_classes": 10, "pretrained_cfg": image | {"label_names": names}}
-    write_vit(folder, vit, config)
+    write_clip(folder, names)
     read = features(load_vision(str(folder)), data["jpeg_train"], data["off_train"][: images + 1], batch=16)
-    weight, bias = probe(read, torch.from_numpy(data["y_train"][:images].astype(np.int64)), 10)
-    vit.head.weight.data, vit.head.bias.data = weight, bias
-    write_vit(folder, vit, config)
+    write_clip(folder, names, *probe(read, torch.from_numpy(data["y_train"][:images].astype(np.int64)), 10))
 
 
 def make_small(folder: Path, data: Any, minutes: float) -> None:
