@@ -94,7 +94,7 @@ def main() -> None:
     traces = {name: sources[name] for name in arguments.trace if name in sources}
     samples = labelled_samples(config, path.parent)
     images = [image for sample in samples[TASK] if (image := sample.image) is not None]
-    around_ms = host_ms(measure(plan, build, images, encoder.saturating, 5, ("bare", "triton"))[0])
+    around_ms = max(0.0, host_ms(measure(plan, build, images, encoder.saturating, 5, ("bare", "triton"))[0]))
     console.print(f"a request takes {around_ms:.2f} ms of the whole machine outside of the encoder")
     setting = replace(from_plan(scheduler), host_ms=around_ms)
     loads = tuple(arguments.load or encoder.loads)

@@ -57,7 +57,7 @@ CLIP = Encoder(
     slo_ms={"eurosat": 1500.0, "cifar10": 3000.0},
     probed=1500,
     profiled=300,
-    saturating=128,
+    saturating=48,
     warm_up=30,
     loads=(1.0, 1.5),
 )

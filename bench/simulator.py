@@ -5,7 +5,8 @@
 Policies see the measured table, medians and p99s. A batch truly takes its p50 times lognormal noise whose p99 is the
 table's; the noise is drawn per batch index, so every policy meets the same stream. An item that ends by its deadline
 earns utility x accuracy of its task at the level it ran at (an expectation: no labels are drawn), else nothing. Where
-requests cost the machine time outside of the encoder (host.py), they reach the scheduler later; it counts from there.
+requests cost the machine time outside of the encoder (host.py), they reach the scheduler later, and say so
+(`sent_unix_ms`): their deadlines count from their arrival.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class _Run:
         for item in decision.batch:
             delay_s = item.payload  # of the host
             self.latencies.append(answered_s - item.arrival_s + delay_s)
-            if answered_s <= item.deadline_s - delay_s:
+            if answered_s <= item.deadline_s:
                 right = accuracy[item.task][gamma]
                 self.in_time += 1
                 self.accuracy += right
@@ -119,7 +120,7 @@ class _Run:
 
 def _later(item: Item, delay_s: float) -> Item:
     """As the scheduler sees an item that it gets `delay_s` late."""
-    return replace(item, arrival_s=item.arrival_s + delay_s, deadline_s=item.deadline_s + delay_s, payload=delay_s)
+    return replace(item, arrival_s=item.arrival_s + delay_s, payload=delay_s)
 
 
 def simulate(setting: Setting, items: Sequence[Item], policy: Policy, seed: int) -> Outcome:

@@ -81,7 +81,7 @@ def test_pairs_and_scores(client: Client) -> None:
 
 
 def test_a_deadline_that_cannot_be_met_is_rejected_at_once(client: Client, make_jpeg: Any) -> None:
-    with pytest.raises(RejectedError, match=r"deadline cannot be met.*ms are left"):
+    with pytest.raises(RejectedError, match="deadline cannot be met"):
         client.classify("colour", images=[make_jpeg("red")], slo_ms=0.01)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -123,6 +124,17 @@ def test_bad_parameters(infer: Any, make_jpeg: Any, task: str, parameters: dict[
     with pytest.raises(InferenceServerException, match=r"\[invalid\]") as caught:
         infer(task, {name: ("BYTES", bytes_array([[value]]))}, parameters=parameters)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [int, float, str])
+def test_a_deadline_counts_from_sending_where_the_request_says_when(infer: Any, make_jpeg: Any, kind: Any) -> None:
+    def send(ago_ms: int) -> Any:
+        parameters = {"slo_ms": 4000, "sent_unix_ms": kind(int(time.time() * 1000.0) - ago_ms)}
+        return infer("colour", {"IMAGE": ("BYTES", bytes_array([[make_jpeg("red")]]))}, parameters=parameters)
+
+    assert send(0).as_numpy("LABEL").shape == (1, 1)
+    with pytest.raises(InferenceServerException, match=r"\[rejected\] .* under way for \d{4,}\.\d of its 4000 ms"):
+        send(5000)
 
 
 def test_numbers_as_decimal_text_are_fine(infer: Any, make_jpeg: Any) -> None:

@@ -18,7 +18,8 @@ from elastriton.client.errors import (
 )
 from elastriton.client.inputs import Image, Text, encode, one_kind
 from elastriton.client.protocol import Answer, Request, check_task, decode, request_parameters
-from elastriton.client.transport import Transport, open_transport
+from elastriton.client.transport import Transport, is_local, open_transport
+from elastriton.core.parameters import SENT_UNIX_MS
 
 POLL_S = 0.1
 
@@ -30,14 +31,26 @@ class AsyncClient:
     `timeout_s` seconds ends with RequestTimeoutError. At most `max_in_flight` requests are under way at once, over all
     calls. Raises InvalidInputError for a URL or a number that makes no sense; connects on first use.
 
+    With `same_clock`, requests say when they were sent, and their `slo_ms` counts from then: what they wait for before
+    they reach the scheduler is part of it. The server's clock must agree with this machine's to within a few ms, as it
+    does for a URL of a loopback address; there it is the default.
+
     >>> async with AsyncClient("grpc://127.0.0.1:8001") as client:
     ...     answers = await client.classify("eurosat", images=["a.jpg", "b.jpg"], slo_ms=50)
     """
 
-    def __init__(self, server: str | Transport, *, timeout_s: float = 10.0, max_in_flight: int = 64) -> None:
+    def __init__(
+        self,
+        server: str | Transport,
+        *,
+        timeout_s: float = 10.0,
+        max_in_flight: int = 64,
+        same_clock: bool | None = None,
+    ) -> None:
         if not timeout_s > 0 or max_in_flight < 1:
             raise InvalidInputError(f"timeout_s={timeout_s} and max_in_flight={max_in_flight} must both be positive")
         self._transport = open_transport(server) if isinstance(server, str) else server
+        self._same_clock = isinstance(server, str) and is_local(server) if same_clock is None else same_clock
         self._timeout_s = timeout_s
         self._slots = asyncio.Semaphore(max_in_flight)
         self._under_way: set[asyncio.Task[Answer]] = set()
@@ -80,10 +93,10 @@ class AsyncClient:
         """Send each item as a request of its own, all at once, and return the answers in the order of the items.
 
         Give either `images` (encoded bytes, paths or Pillow images) or `texts` (strings, or tuples of two for tasks
-        over pairs). `slo_ms` is the time from arrival at the server within which an answer is useful, `utility` what
-        it is then worth; both default to what the task was generated with. One bad item never costs another its
-        answer: with `return_errors=True` its ClientError stands in its place, otherwise the first error is raised
-        after every request has ended.
+        over pairs). `slo_ms` is the time within which an answer is useful (from arrival at the scheduler; see
+        `same_clock`), `utility` what it is then worth; both default to what the task was generated with. One bad item
+        never costs another its answer: with `return_errors=True` its ClientError stands in its place, otherwise the
+        first error is raised after every request has ended.
 
         Raises InvalidInputError at once for arguments that are wrong as a whole, ClientError on a closed client.
         """
@@ -143,7 +156,9 @@ class AsyncClient:
     async def _ask(self, task: str, tensor: str, item: object, parameters: Mapping[str, float], index: int) -> Answer:
         try:
             async with self._slots:
-                request = Request(task, tensor, await encode(tensor, item), parameters)
+                values = await encode(tensor, item)
+                sent = {SENT_UNIX_MS: round(time.time() * 1000.0)} if self._same_clock else {}
+                request = Request(task, tensor, values, {**parameters, **sent})
                 start = time.perf_counter()
                 outputs = await self._transport.infer(request, self._timeout_s)
                 return decode(task, outputs, (time.perf_counter() - start) * 1000.0)

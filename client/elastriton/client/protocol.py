@@ -4,8 +4,8 @@
     texts    TEXT  BYTES [1, 1 or 2]   ->  the same, and LEVEL INT32 [1, 1], FALLBACK BOOL [1, 1]
                                            (regression: SCORE FP32 [1, 1] in place of LABEL and PROBABILITIES)
 
-The first dimension is the batch: always 1, since the server forms the batches. `slo_ms` and `utility` travel as Triton
-request parameters.
+The first dimension is the batch: always 1, since the server forms the batches. `slo_ms`, `utility` and `sent_unix_ms`
+travel as Triton request parameters.
 """
 
 from __future__ import annotations

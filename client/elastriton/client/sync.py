@@ -23,8 +23,15 @@ class Client:
     ...     [answer] = client.classify("clinc150", texts=["play some jazz"])
     """
 
-    def __init__(self, server: str | Transport, *, timeout_s: float = 10.0, max_in_flight: int = 64) -> None:
-        self._client = AsyncClient(server, timeout_s=timeout_s, max_in_flight=max_in_flight)
+    def __init__(
+        self,
+        server: str | Transport,
+        *,
+        timeout_s: float = 10.0,
+        max_in_flight: int = 64,
+        same_clock: bool | None = None,
+    ) -> None:
+        self._client = AsyncClient(server, timeout_s=timeout_s, max_in_flight=max_in_flight, same_clock=same_clock)
         self._loop = LoopThread()
 
     @overload

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Awaitable
+from ipaddress import ip_address
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
@@ -57,6 +58,15 @@ def open_transport(url: str) -> Transport:
     if parts.username or parts.path.strip("/") or parts.query or parts.fragment:
         raise InvalidInputError(f"{url!r} has more than a host and a port; {_EXAMPLES}")
     return kinds[parts.scheme](parts.netloc)
+
+
+def is_local(url: str) -> bool:
+    """Whether a URL names this machine by its loopback address."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class GrpcTransport:

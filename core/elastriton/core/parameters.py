@@ -1,7 +1,8 @@
 """The Triton request parameters that a request may carry: names, bounds and parsing.
 
-`slo_ms` (the time from arrival within which the answer is useful) and `utility` (what an answer in time is worth) are
-numbers or their decimal text. Parameters reach every step of an ensemble, over gRPC and HTTP.
+`slo_ms` (the time within which the answer is useful), `utility` (what an answer in time is worth) and `sent_unix_ms`
+(the Unix time of sending, from which `slo_ms` then counts; else from arrival at the scheduler) are numbers or their
+decimal text. Parameters reach every step of an ensemble, over gRPC and HTTP.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from elastriton.core.errors import InvalidInput
 
 SLO_MS = "slo_ms"
 UTILITY = "utility"
+SENT_UNIX_MS = "sent_unix_ms"
 MAX_SLO_MS = 600_000.0
 MAX_UTILITY = 1e6
+MAX_UNIX_MS = 1e14
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +27,15 @@ class RequestOptions:
 
     slo_ms: float | None = None
     utility: float | None = None
+    sent_unix_ms: float | None = None
+
+    def waited_ms(self, unix_ms: float) -> float:
+        """How long the request has been under way at a Unix time; 0 where it does not say, or by a clock ahead."""
+        return 0.0 if self.sent_unix_ms is None else max(0.0, unix_ms - self.sent_unix_ms)
 
 
 def parse_options(parameters_json: str, timeout_us: int = 0) -> RequestOptions:
-    """Read `slo_ms` and `utility` from Triton's `request.parameters()`; Triton's own `timeout` stands in for `slo_ms`.
+    """Read the options from Triton's `request.parameters()`; Triton's own `timeout` stands in for `slo_ms`.
 
     Raises InvalidInput where a value is no number or out of bounds. Other parameters are the caller's own business.
     """
@@ -35,7 +43,8 @@ def parse_options(parameters_json: str, timeout_us: int = 0) -> RequestOptions:
     slo_ms = _number(parameters, SLO_MS, MAX_SLO_MS)
     if slo_ms is None and timeout_us > 0:
         slo_ms = min(timeout_us / 1000.0, MAX_SLO_MS)
-    return RequestOptions(slo_ms=slo_ms, utility=_number(parameters, UTILITY, MAX_UTILITY))
+    utility, sent_unix_ms = _number(parameters, UTILITY, MAX_UTILITY), _number(parameters, SENT_UNIX_MS, MAX_UNIX_MS)
+    return RequestOptions(slo_ms, utility, sent_unix_ms)
 
 
 def _number(parameters: dict[str, object], name: str, maximum: float) -> float | None:

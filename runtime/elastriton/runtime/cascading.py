@@ -115,7 +115,8 @@ class CascadeService:
 
     def _samples(self, request: Request) -> list[Sample]:
         options = parse_options(request.parameters, request.timeout_us)
-        deadline_s = time.monotonic() + (options.slo_ms or self._plan.slo_ms) / 1000.0
+        left_ms = (options.slo_ms or self._plan.slo_ms) - options.waited_ms(time.time() * 1000.0)
+        deadline_s = time.monotonic() + left_ms / 1000.0
         rows = [tuple(row) for row in request.inputs[self._input]]
         if not rows:
             raise InvalidInput(f"{self._input} is empty; send at least one sample")

@@ -42,16 +42,21 @@ class OnnxEncoder:
         self.threads = 1 if cuda else threads or _cores()
         self._weights_bytes = (folder / WEIGHTS_FILE).stat().st_size
 
-        def opened(threads: int) -> dict[int, Any]:
+        def opened(gamma: int, threads: int) -> Any:
             options = session_options(threads, one_arena=not cuda)
-            paths = {gamma: str(folder / graph_file(gamma)) for gamma in gammas}
-            return {g: onnxruntime.InferenceSession(path, options, providers=providers) for g, path in paths.items()}
+            return onnxruntime.InferenceSession(str(folder / graph_file(gamma)), options, providers=providers)
 
-        self._single = opened(1)
-        self._names = {gamma: [entry.name for entry in session.get_inputs()] for gamma, session in self._single.items()}
-        shape = self._single[gammas[0]].get_inputs()[0].shape
+        first = opened(gammas[0], 1)
+        shape = first.get_inputs()[0].shape
         much = self._much_work([size if isinstance(size, int) else LONGEST for size in shape])
-        self._shared = opened(self.threads) if self.threads > 1 and much else {}
+        all_alike = all(isinstance(size, int) for size in shape[1:])  # images; of texts, short ones are little work
+        self._single, self._shared = {gammas[0]: first}, {}
+        if self.threads > 1 and much:
+            self._shared = {gamma: opened(gamma, self.threads) for gamma in gammas}
+        if not (self._shared and all_alike):
+            self._single |= {gamma: opened(gamma, 1) for gamma in gammas[1:]}
+        self._graphs = self._shared or self._single
+        self._names = {gamma: [entry.name for entry in graph.get_inputs()] for gamma, graph in self._graphs.items()}
         return_freed_memory()
         self._pool = ThreadPoolExecutor(max(1, self.threads - 1), "elastriton-part")
 
@@ -82,7 +87,7 @@ class OnnxEncoder:
 
     def has(self, output: str) -> bool:
         """Whether all graphs have an output of this name."""
-        return all(output in (entry.name for entry in graph.get_outputs()) for graph in self._single.values())
+        return all(output in (entry.name for entry in graph.get_outputs()) for graph in self._graphs.values())
 
 
 def return_freed_memory() -> None:

@@ -5,6 +5,7 @@ Request ─► items ─► Worker ─► core.Scheduler ─► call(executor, b
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from elastriton.core.confidence import softmax
-from elastriton.core.errors import Internal, InvalidInput
+from elastriton.core.errors import Internal, InvalidInput, Rejected
 from elastriton.core.parameters import parse_options
 from elastriton.core.plan import SchedulerPlan, TaskPlan
 from elastriton.core.policies import POLICIES
@@ -65,8 +66,14 @@ class SchedulingService:
         plan = self._plan.tasks[task]
         samples = self._samples(request.inputs)
         parts = Parts(request.reply, len(samples), lambda results: combine(plan, results))
+        slo_ms, waited_ms = options.slo_ms or plan.slo_ms, options.waited_ms(time.time() * 1000.0)
+        if waited_ms >= slo_ms:
+            raise Rejected(
+                f"the deadline cannot be met: by its sent_unix_ms the request has been under way for {waited_ms:.1f} "
+                f"of its {slo_ms:g} ms; raise slo_ms, or leave sent_unix_ms out where clocks differ"
+            )
         now_s = self._worker.clock()
-        deadline_s = now_s + (options.slo_ms or plan.slo_ms) / 1000.0
+        deadline_s = now_s + (slo_ms - waited_ms) / 1000.0
         utility = options.utility or plan.utility
         self._worker.submit(
             [

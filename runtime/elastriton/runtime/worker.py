@@ -11,6 +11,7 @@ calls between models before initialize() has returned.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -61,7 +62,10 @@ class Worker:
         self._executors = executors
         self._observer = observer
         self.clock = clock
-        self._wake = threading.Condition()
+        lock = threading.RLock()
+        self._wake = threading.Condition(lock)
+        self._earlier = threading.Condition(lock)
+        self._looks_s = -math.inf  # when the thread that rejects what is late looks next, by itself
         self._outbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._stopped = False
@@ -75,6 +79,8 @@ class Worker:
             if not self._threads:
                 self._start()
             self._wake.notify_all()
+            if self._scheduler.waiting[0].deadline_s < self._looks_s:
+                self._earlier.notify()
 
     def step(self) -> None:
         """Wait for work; then decide, run, answer. The whole engine is these lines."""
@@ -99,6 +105,7 @@ class Worker:
             left = list(self._scheduler.waiting)
             self._scheduler.waiting.remove(left)
             self._wake.notify_all()
+            self._earlier.notify()
         for item in left:
             self._answer(item, Unavailable("the scheduler is being unloaded; retry on another replica"))
         for thread in self._threads[:-1]:
@@ -139,12 +146,14 @@ class Worker:
             self._observer.dropped(items)
 
     def _reject_late(self) -> None:
-        with self._wake:
+        with self._earlier:
             now_s = self.clock()
             late = self._scheduler.expire(now_s)
             if not late:
                 waits_s = self._scheduler.waiting[0].deadline_s - now_s if self._scheduler.waiting else 1.0
-                self._wake.wait(timeout=min(1.0, max(0.001, waits_s)))
+                waits_s = min(1.0, max(0.001, waits_s))
+                self._looks_s = now_s + waits_s
+                self._earlier.wait(waits_s)
         if late:
             self._outbox.put(partial(self._reject, late, now_s, "every executor was busy until now"))
 

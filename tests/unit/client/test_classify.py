@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
-from elastriton.client import Answer, ClientError, InvalidInputError, RejectedError, Request, ServerError
+from elastriton.client import Answer, Client, ClientError, InvalidInputError, RejectedError, Request, ServerError
 from elastriton.client.testing import FakeTransport
+from elastriton.client.transport import is_local
 
 Classify = Callable[..., list[Any]]
 RIVER = {"LABEL": ["River"], "PROBABILITIES": [0.25, 0.75], "GAMMA": [-4]}
@@ -44,6 +46,36 @@ def test_texts_and_pairs_travel_as_utf8_without_parameters_that_were_not_given(c
         Request("qnli", "TEXT", (b"question", b"sentence"), {}),
     ]
     assert [answer.level for answer in answers] == [1, 1]
+
+
+@pytest.mark.parametrize("same_clock", [True, False, None])
+def test_a_request_says_when_it_was_sent_if_clocks_are_known_to_agree(same_clock: bool | None) -> None:
+    transport = FakeTransport(river)
+    before_ms = time.time() * 1000.0
+    with Client(transport, same_clock=same_clock) as client:
+        client.classify("eurosat", images=[b"\xff\xd8 jpeg"], slo_ms=50)
+    sent_ms = transport.requests[0].parameters.get("sent_unix_ms")
+    if same_clock:
+        assert type(sent_ms) is int
+        assert before_ms - 1.0 <= sent_ms <= time.time() * 1000.0 + 1.0
+    else:
+        assert sent_ms is None
+
+
+@pytest.mark.parametrize(
+    ("url", "local"),
+    [
+        ("grpc://127.0.0.1:8001", True),
+        ("http://localhost:8000", True),
+        ("grpc://[::1]:8001", True),
+        ("grpc://127.8.8.8:1", True),
+        ("grpc://10.0.0.1:8001", False),
+        ("http://localhost.example.org:8000", False),
+        ("http://triton:8000", False),
+    ],
+)
+def test_a_loopback_address_is_this_machine(url: str, local: bool) -> None:
+    assert is_local(url) is local
 
 
 def test_a_regression_has_a_score_and_no_label(classify: Classify) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,8 +82,9 @@ def test_the_ensemble_weighs_both_levels_answers(plan: CascadePlan, tiny_build: 
     np.testing.assert_allclose(outcome["PROBABILITIES"][0], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("waited_ms", [0, 10_000])
 def test_the_large_model_is_asked_for_one_sample_with_the_time_that_is_left(
-    plan: CascadePlan, tiny_build: Path
+    plan: CascadePlan, tiny_build: Path, waited_ms: int
 ) -> None:
     calls: list[tuple[str, Arrays, Parameters, str]] = []
 
@@ -91,7 +93,8 @@ def test_the_large_model_is_asked_for_one_sample_with_the_time_that_is_left(
         return large(model, inputs, parameters, request_id)
 
     with serving(at(plan, 1.1), tiny_build, call) as service:
-        answers(service, request(HARD, slo_ms=30_000, utility=2.5))
+        sent_ms = int(time.time() * 1000.0) - waited_ms
+        answers(service, request(HARD, slo_ms=30_000, utility=2.5, sent_unix_ms=sent_ms))
     ((model, inputs, parameters, request_id),) = calls
     assert plan.tokenizer is not None
     encoding = TextTokenizer(tiny_build / plan.tokenizer.path, 16).encode([HARD])
@@ -99,7 +102,7 @@ def test_the_large_model_is_asked_for_one_sample_with_the_time_that_is_left(
     assert inputs["INPUT_IDS"].tolist() == [encoding.ids.tolist()]
     assert inputs["ATTENTION_MASK"].tolist() == [[1] * len(encoding)]
     assert parameters["utility"] == "2.5"
-    assert 0 < float(parameters["slo_ms"]) <= 30_000
+    assert 0 < float(parameters["slo_ms"]) <= 30_000 - waited_ms
 
 
 def easy_and_hard(plan: CascadePlan, folder: Path) -> tuple[CascadePlan, str, str]:

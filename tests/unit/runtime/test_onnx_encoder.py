@@ -122,8 +122,12 @@ def test_every_graph_multiplies_by_the_packed_matrices_of_the_file_unless_its_ow
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     before = OnnxEncoder(folder, [gamma], 1).features({"pixels": pixels}, levels[gamma])
     spoil_packed(folder, gamma)
-    after = OnnxEncoder(folder, [gamma], 1).features({"pixels": pixels}, levels[gamma])
-    assert np.abs(after - before).max() > 1e-3, "it has packed them anew"
+    after, refusal = before, ""
+    try:
+        after = OnnxEncoder(folder, [gamma], 1).features({"pixels": pixels}, levels[gamma])
+    except Exception as error:  # onnxruntime 1.32 compares them with its own first
+        refusal = str(error)
+    assert "pre-packed weights" in refusal or np.abs(after - before).max() > 1e-3, "it has packed them anew"
 
     path = folder / graph_file(gamma)
     model = onnx.load(path, load_external_data=False)
@@ -196,7 +200,7 @@ def test_threads_take_parts_of_a_batch_and_share_operations_where_a_sample_is_mu
 ) -> None:
     monkeypatch.setattr(onnx_encoder, "SHARED_WORK", shared_work)
     encoder = OnnxEncoder(tiny_build / "vit", [-2, 0], 3)
-    single = encoder._single[0] = Spy(encoder._single[0])
+    single = encoder._single[0] = Spy(encoder._single.get(0))
     shared = encoder._shared[0] = Spy(encoder._shared.get(0))
     if shared_work:
         encoder._shared.clear()
@@ -227,9 +231,24 @@ def test_sessions_share_an_arena_and_do_not_spin(one_arena: bool) -> None:
             options.get_session_config_entry("session.use_env_allocators")
 
 
-@pytest.mark.parametrize(("threads", "shared_work", "opened"), [(1, 0.0, [1]), (2, 0.0, [1, 2]), (2, 5e9, [1])])
+@pytest.mark.parametrize(
+    ("encoder", "gammas", "threads", "shared_work", "opened"),
+    [
+        ("vit", [-2, 0], 1, 0.0, [1, 1]),
+        ("vit", [-2, 0], 2, 5e9, [1, 1]),
+        ("vit", [-2, 0], 2, 0.0, [1, 2, 2]),  # the first tells how large an image is; alone, none of them runs
+        ("bert", [0], 2, 0.0, [1, 2]),
+        ("bert", [0], 2, 5e9, [1]),
+    ],
+)
 def test_threads_share_sessions_only_where_a_sample_can_be_much_work(
-    tiny_build: Path, monkeypatch: pytest.MonkeyPatch, threads: int, shared_work: float, opened: list[int]
+    tiny_build: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    encoder: str,
+    gammas: list[int],
+    threads: int,
+    shared_work: float,
+    opened: list[int],
 ) -> None:
     asked = []
 
@@ -239,7 +258,7 @@ def test_threads_share_sessions_only_where_a_sample_can_be_much_work(
 
     monkeypatch.setattr(onnx_encoder, "session_options", options)
     monkeypatch.setattr(onnx_encoder, "SHARED_WORK", shared_work)
-    OnnxEncoder(tiny_build / "vit", [0], threads)
+    OnnxEncoder(tiny_build / encoder, gammas, threads)
     assert asked == opened
 
 

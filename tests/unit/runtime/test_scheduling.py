@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import queue
+import re
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -146,6 +148,30 @@ def test_parameters_are_read_per_request() -> None:
         assert type(late) is Rejected
         assert "the fastest level needs 1.0 ms" in str(late)
         answer(send(service, images("two", [1, 2, 3]), slo_ms=30_000, utility="2"))
+
+
+def test_a_deadline_counts_from_sending_where_the_request_says_when(monkeypatch: pytest.MonkeyPatch) -> None:
+    left_s: list[float] = []
+
+    class Noting:
+        def arrived(self, item: Item) -> None:
+            left_s.append(item.deadline_s - item.arrival_s)
+
+        def decide(self, waiting: Sequence[Item], now_s: float, outlook: Outlook) -> Decision:
+            return Decision(tuple(waiting))
+
+    monkeypatch.setitem(POLICIES, "noting", Noting)
+    now_ms = time.time() * 1000.0
+    with serving(plan=replace(VISION, policy="noting")) as service:
+        for sent_ms in (now_ms - 20_000.0, now_ms + 20_000.0):
+            answer(send(service, images("two", [1, 2, 3]), sent_unix_ms=round(sent_ms)))
+        late = error(send(service, images("two", [1, 2, 3]), slo_ms=100, sent_unix_ms=round(now_ms - 5_000.0)))
+    assert 30.0 < left_s[0] <= 40.0
+    assert left_s[1:] == [60.0]
+    assert type(late) is Rejected
+    assert re.search(
+        r"cannot be met: by its sent_unix_ms the request has been under way for \d{4,5}\.\d of its 100 ms", str(late)
+    )
 
 
 def test_too_many_samples_for_the_queue_are_rejected_together() -> None:

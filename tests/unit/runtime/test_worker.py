@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -181,6 +182,27 @@ def test_items_whose_deadline_passes_are_rejected_while_the_executor_is_busy() -
         assert "every executor was busy" in str(result)
         blocked.go.set()
         assert take(answers, 2).keys() == {"running", "patient"}
+
+
+def test_only_an_earlier_deadline_wakes_the_thread_that_rejects_what_is_late() -> None:
+    blocked = Blocked()
+    with working(blocked) as (worker, _):
+        looks: queue.Queue[float] = queue.Queue()
+        expire = worker._scheduler.expire
+
+        def noted(now_s: float) -> list[Item]:
+            looks.put(now_s)
+            return expire(now_s)
+
+        worker._scheduler.expire = noted  # type: ignore[method-assign]
+        worker.submit([item("running")])
+        assert blocked.running.wait(timeout=10)
+        looks.get(timeout=10)  # by itself it looks once a second
+        for number in range(18):
+            worker.submit([item(number, left_s=500.0)])
+            time.sleep(0.01)
+        blocked.go.set()
+        assert looks.qsize() <= 9
 
 
 def test_an_item_that_became_hopeless_is_dropped_and_the_others_are_run() -> None:
