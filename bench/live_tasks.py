@@ -59,7 +59,7 @@ CLIP = Encoder(
     profiled=300,
     saturating=48,
     warm_up=30,
-    loads=(1.0, 1.5),
+    loads=(1.25,),
 )
 ENCODERS = {"compact": COMPACT, "clip": CLIP}
 

@@ -2,10 +2,11 @@
 
     submit(items) ──► core.Scheduler ──► step(): decide, run, learn ──► outbox ──► answers, metrics
 
-One thread per executor runs `step` for ever. Answers leave from a thread of their own: sending one takes Triton about a
-millisecond on a busy machine, and the executor would idle meanwhile (a third of its time, measured). One more thread
-rejects items whose deadline passes while all executors are busy. Threads start on the first `submit`: Triton forbids
-calls between models before initialize() has returned.
+One thread per executor runs `step` for ever. Answers leave from threads of their own: sending one waits about a
+millisecond for Triton on a busy machine. The executor would idle meanwhile (a third of its time, measured), and of a
+burst's answers, one behind the other, the last would wait longer than its batch took. One more thread rejects items
+whose deadline passes while all executors are busy. Threads start on the first `submit`: Triton forbids calls between
+models before initialize() has returned.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from elastriton.core.queue import Item
 from elastriton.core.scheduler import Ended, Scheduler, hopeless
 
 _LOG = logging.getLogger(__name__)
+
+SENDERS = 4
 
 Run = Callable[[Decision], Sequence[Any]]
 Answer = Callable[[Item, Any], None]
@@ -91,7 +94,8 @@ class Worker:
             started_s = self.clock()
             results = self._results(decision)
             ended_s = self.clock()
-            self._outbox.put(partial(self._finish, decision, results))
+            for item, result in zip(decision.batch, results, strict=True):
+                self._outbox.put(partial(self._answer, item, result))
             if not isinstance(results[0], RequestError):  # how long a failure took says nothing about the encoder
                 with self._wake:
                     ended = self._scheduler.ended(decision, started_s, ended_s)
@@ -108,11 +112,13 @@ class Worker:
             self._earlier.notify()
         for item in left:
             self._answer(item, Unavailable("the scheduler is being unloaded; retry on another replica"))
-        for thread in self._threads[:-1]:
+        senders = self._threads[-SENDERS:]
+        for thread in self._threads[:-SENDERS]:
             thread.join(timeout=10.0)
-        if self._threads:  # the last one sends what the others have put out
+        for _ in senders:  # they send what the others have put out
             self._outbox.put(_closed)
-            self._threads[-1].join(timeout=10.0)
+        for thread in senders:
+            thread.join(timeout=10.0)
 
     def _next_decision(self) -> Decision:
         with self._wake:
@@ -134,10 +140,6 @@ class Worker:
             return [error] * len(decision.batch)
         except Exception as error:
             return [Internal(f"{type(error).__name__}: {error}")] * len(decision.batch)
-
-    def _finish(self, decision: Decision, results: Sequence[Any]) -> None:
-        for item, result in zip(decision.batch, results, strict=True):
-            self._answer(item, result)
 
     def _reject(self, items: Sequence[Item], now_s: float, reason: str) -> None:
         for item in items:
@@ -161,7 +163,7 @@ class Worker:
         loops: list[tuple[str, Callable[[], None]]] = [
             *[("executor", partial(self._loop, self.step))] * self._executors,
             ("deadlines", partial(self._loop, self._reject_late)),
-            ("answers", self._send),
+            *[("answers", self._send)] * SENDERS,
         ]
         self._threads = [threading.Thread(target=loop, name=name, daemon=True) for name, loop in loops]
         for thread in self._threads:
@@ -177,7 +179,7 @@ class Worker:
 
 
 def _closed() -> None:
-    """The outbox' last job."""
+    """A sender's last job."""
 
 
 def _guarded(step: Callable[[], None]) -> None:
