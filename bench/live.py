@@ -23,10 +23,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from live_tasks import ENCODERS, write_project
-from overhead import TASK, host_ms, measure
+from overhead import TASK, host_ms, saturable
 from peers import policies
 from rich.console import Console
 from setting import Setting, from_plan
@@ -94,7 +95,8 @@ def main() -> None:
     traces = {name: sources[name] for name in arguments.trace if name in sources}
     samples = labelled_samples(config, path.parent)
     images = [image for sample in samples[TASK] if (image := sample.image) is not None]
-    around_ms = max(0.0, host_ms(measure(plan, build, images, encoder.saturating, 5, ("bare", "triton"))[0]))
+    with saturable(plan, build) as (_, client):
+        around_ms = median(host_ms(client, images[: encoder.saturating]) for _ in range(3))
     console.print(f"a request takes {around_ms:.2f} ms of the whole machine outside of the encoder")
     setting = replace(from_plan(scheduler), host_ms=around_ms)
     loads = tuple(arguments.load or encoder.loads)

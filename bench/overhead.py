@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from elastriton.client import Client
 from elastriton.core.plan import PLAN_FILE, DecoderPlan, ExecutorPlan, Plan
@@ -35,7 +38,6 @@ ROOT = Path(__file__).parents[1]
 TASK = "eurosat"
 IN_FLIGHT = 96
 SLO_MS = 60_000.0
-SIDES = ("bare", "bare_with_decoding", "triton")
 
 
 def main() -> None:
@@ -51,11 +53,12 @@ def main() -> None:
     assert config.data is not None
     images = list(load_data(ROOT / "examples/demo" / config.data.path).images)
     figures, version = measure(plan, arguments.build, images, arguments.samples, arguments.rounds)
+    outside_ms = figures.pop("host_ms")
     ratios = [triton / bare for triton, bare in zip(figures["triton"], figures["bare"], strict=True)]
     result = {
         "samples_per_s": {name: spread(values) for name, values in figures.items()},
         "triton_over_bare": spread(ratios),
-        "host_ms": round(host_ms(figures), 3),
+        "host_ms": spread(outside_ms),
         "rounds": arguments.rounds,
         "samples_per_round": arguments.samples,
         "in_flight": IN_FLIGHT,
@@ -70,31 +73,51 @@ def main() -> None:
 
 
 def measure(
-    plan: Plan, build: Path, images: list[bytes], samples: int, rounds: int, names: Sequence[str] = SIDES
+    plan: Plan, build: Path, images: list[bytes], samples: int, rounds: int
 ) -> tuple[dict[str, list[float]], str]:
-    """Samples per second of the sides `names`, round by round, and the server's version."""
-    plan = only_plain(plan)
+    """Samples per second and `host_ms`, round by round, and the server's version."""
     images = (images * (samples // len(images) + 1))[:samples]
-    executor = load_executor(executor_of(plan), build)
+    executor = load_executor(executor_of(only_plain(plan)), build)
     decoder = plan.decoders[f"{TASK}_decode"]
+    with saturable(plan, build) as (server, client):
+        figures = take_turns(
+            rounds,
+            {
+                "bare": lambda: bare(executor, decoder, images, decode=False),
+                "bare_with_decoding": lambda: bare(executor, decoder, images, decode=True),
+                "triton": lambda: served(client, images),
+                "host_ms": lambda: host_ms(client, images),
+            },
+        )
+        return figures, server.version
+
+
+@contextmanager
+def saturable(plan: Plan, build: Path) -> Iterator[tuple[Server, Client]]:
+    """A server of level 0 alone that rejects nothing, and a client that keeps enough requests in flight."""
     with tempfile.TemporaryDirectory() as folder:
-        generate(plan, build, Path(folder) / "repository")
+        generate(only_plain(plan), build, Path(folder) / "repository")
         with (
             Server(Path(folder) / "repository", log=Path(folder) / "log") as server,
             Client(f"grpc://{server.grpc_url}", timeout_s=120.0, max_in_flight=IN_FLIGHT) as client,
         ):
-            sides = (
-                lambda: bare(executor, decoder, images, decode=False),
-                lambda: bare(executor, decoder, images, decode=True),
-                lambda: served(client, images),
-            )
-            wanted = {name: side for name, side in zip(SIDES, sides, strict=True) if name in names}
-            return take_turns(rounds, wanted), server.version
+            yield server, client
 
 
-def host_ms(figures: dict[str, list[float]]) -> float:
-    """What a request takes of the whole machine outside of the encoder: the difference of both times per sample."""
-    return 1000.0 / statistics.median(figures["triton"]) - 1000.0 / statistics.median(figures["bare"])
+def host_ms(client: Client, images: list[bytes]) -> float:
+    """What a request takes outside of the encoder, of the whole machine: processor time / (cores x requests).
+
+    Of this process, Triton's, and all stubs but the executor's.
+    """
+    before_s = _host_cpu_s()
+    client.classify(TASK, images=images)
+    return 1000.0 * (_host_cpu_s() - before_s) / (len(images) * (os.cpu_count() or 1))
+
+
+def _host_cpu_s() -> float:
+    own = psutil.Process()
+    others = (one for one in own.children(recursive=True) if not any("_executor" in word for word in one.cmdline()))
+    return sum(sum(one.cpu_times()[:2]) for one in (own, *others))
 
 
 def executor_of(plan: Plan) -> ExecutorPlan:

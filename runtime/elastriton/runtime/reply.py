@@ -12,10 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from elastriton.core.errors import Internal, RequestError, Unavailable
 from elastriton.runtime.executor import Arrays
+from elastriton.runtime.outbox import Outbox
 
 Deliver = Callable[[Arrays | RequestError], None]
 
@@ -79,14 +81,20 @@ class Parts:
             guard(self.reply, lambda: self.reply.send(self._combine(self._results)))
 
 
-def guard(reply: Reply, work: Callable[[], object]) -> None:
-    """Do `work`; should it raise, the request is answered with the error."""
+def guard(reply: Reply, work: Callable[[], object], outbox: Outbox | None = None) -> None:
+    """Do `work`; should it raise, the request is answered with the error, through the `outbox` if there is one."""
+    failure: RequestError
     try:
         work()
+        return
     except RequestError as error:
-        reply.send(error)
+        failure = error
     except Exception as error:
-        reply.send(Internal(f"{type(error).__name__}: {error}"))
+        failure = Internal(f"{type(error).__name__}: {error}")
+    if outbox is None:
+        reply.send(failure)
+    else:
+        outbox.put(partial(reply.send, failure))
 
 
 class Watchdog:

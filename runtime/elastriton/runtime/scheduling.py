@@ -53,7 +53,7 @@ class SchedulingService:
     def handle(self, request: Request) -> None:
         """Queue a request, or answer it at once with what is wrong with it. Never raises."""
         self._watchdog.watch(request.reply)
-        guard(request.reply, lambda: self._queue(request))
+        guard(request.reply, lambda: self._queue(request), self._worker.outbox)
 
     def stop(self) -> None:
         """Answer everything that is left."""

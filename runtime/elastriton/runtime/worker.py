@@ -2,22 +2,18 @@
 
     submit(items) ──► core.Scheduler ──► step(): decide, run, learn ──► outbox ──► answers, metrics
 
-One thread per executor runs `step` for ever. Answers leave from threads of their own: sending one waits about a
-millisecond for Triton on a busy machine. The executor would idle meanwhile (a third of its time, measured), and of a
-burst's answers, one behind the other, the last would wait longer than its batch took. One more thread rejects items
-whose deadline passes while all executors are busy. Threads start on the first `submit`: Triton forbids calls between
-models before initialize() has returned.
+One thread per executor runs `step` for ever; answers leave from threads of their own (outbox.py). One more thread
+rejects items whose deadline passes while all executors are busy. Threads start on the first `submit`: Triton forbids
+calls between models before initialize() has returned.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from queue import SimpleQueue
 from typing import Any, Protocol
 
 from elastriton.core.drift import Drift
@@ -25,10 +21,7 @@ from elastriton.core.errors import Internal, RequestError, Unavailable
 from elastriton.core.policy import Decision
 from elastriton.core.queue import Item
 from elastriton.core.scheduler import Ended, Scheduler, hopeless
-
-_LOG = logging.getLogger(__name__)
-
-SENDERS = 4
+from elastriton.runtime.outbox import Outbox, guarded
 
 Run = Callable[[Decision], Sequence[Any]]
 Answer = Callable[[Item, Any], None]
@@ -69,7 +62,7 @@ class Worker:
         self._wake = threading.Condition(lock)
         self._earlier = threading.Condition(lock)
         self._looks_s = -math.inf  # when the thread that rejects what is late looks next, by itself
-        self._outbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self.outbox = Outbox()
         self._threads: list[threading.Thread] = []
         self._stopped = False
 
@@ -89,18 +82,18 @@ class Worker:
         """Wait for work; then decide, run, answer. The whole engine is these lines."""
         decision = self._next_decision()
         if decision.drop:
-            self._outbox.put(partial(self._reject, decision.drop, self.clock(), "no level is fast enough any more"))
+            self.outbox.put(partial(self._reject, decision.drop, self.clock(), "no level is fast enough any more"))
         if decision.batch:
             started_s = self.clock()
             results = self._results(decision)
             ended_s = self.clock()
             for item, result in zip(decision.batch, results, strict=True):
-                self._outbox.put(partial(self._answer, item, result))
+                self.outbox.put(partial(self._answer, item, result))
             if not isinstance(results[0], RequestError):  # how long a failure took says nothing about the encoder
                 with self._wake:
                     ended = self._scheduler.ended(decision, started_s, ended_s)
                 if self._observer:
-                    self._outbox.put(partial(self._observer.batch, ended, self._scheduler.outlook.latency.drift))
+                    self.outbox.put(partial(self._observer.batch, ended, self._scheduler.outlook.latency.drift))
 
     def stop(self) -> None:
         """Answer what still waits and end the threads; a batch that runs is awaited for a few seconds."""
@@ -112,13 +105,9 @@ class Worker:
             self._earlier.notify()
         for item in left:
             self._answer(item, Unavailable("the scheduler is being unloaded; retry on another replica"))
-        senders = self._threads[-SENDERS:]
-        for thread in self._threads[:-SENDERS]:
+        for thread in self._threads:
             thread.join(timeout=10.0)
-        for _ in senders:  # they send what the others have put out
-            self._outbox.put(_closed)
-        for thread in senders:
-            thread.join(timeout=10.0)
+        self.outbox.close()
 
     def _next_decision(self) -> Decision:
         with self._wake:
@@ -157,33 +146,16 @@ class Worker:
                 self._looks_s = now_s + waits_s
                 self._earlier.wait(waits_s)
         if late:
-            self._outbox.put(partial(self._reject, late, now_s, "every executor was busy until now"))
+            self.outbox.put(partial(self._reject, late, now_s, "every executor was busy until now"))
 
     def _start(self) -> None:
-        loops: list[tuple[str, Callable[[], None]]] = [
-            *[("executor", partial(self._loop, self.step))] * self._executors,
-            ("deadlines", partial(self._loop, self._reject_late)),
-            *[("answers", self._send)] * SENDERS,
+        loops = [*[("executor", self.step)] * self._executors, ("deadlines", self._reject_late)]
+        self._threads = [
+            threading.Thread(target=self._loop, args=[step], name=name, daemon=True) for name, step in loops
         ]
-        self._threads = [threading.Thread(target=loop, name=name, daemon=True) for name, loop in loops]
         for thread in self._threads:
             thread.start()
 
     def _loop(self, step: Callable[[], None]) -> None:
         while not self._stopped:
-            _guarded(step)
-
-    def _send(self) -> None:
-        while (job := self._outbox.get()) is not _closed:
-            _guarded(job)
-
-
-def _closed() -> None:
-    """A sender's last job."""
-
-
-def _guarded(step: Callable[[], None]) -> None:
-    try:
-        step()
-    except Exception:  # a thread that dies leaves every later request without an answer
-        _LOG.exception("a step of the worker failed; it goes on")
+            guarded(step)

@@ -15,7 +15,8 @@ from elastriton.core.latency import Cell, LatencyTable
 from elastriton.core.policy import Decision, LargestBatch, Outlook
 from elastriton.core.queue import Item
 from elastriton.core.scheduler import Ended, Scheduler
-from elastriton.runtime.worker import SENDERS, Run, Worker
+from elastriton.runtime.outbox import SENDERS
+from elastriton.runtime.worker import Run, Worker
 
 Answers = queue.Queue[tuple[Any, Any]]
 
