@@ -29,7 +29,6 @@ from elastriton.core.parameters import parse_options
 from elastriton.core.plan import CascadePlan
 from elastriton.runtime.auditing import AuditObserver, Auditor
 from elastriton.runtime.executor import Arrays, Floats
-from elastriton.runtime.outbox import Outbox
 from elastriton.runtime.preparing import Row, Texts, preparation
 from elastriton.runtime.reply import Parts, Request, Watchdog, guard
 from elastriton.runtime.scheduling import Call, Parameters, classified
@@ -94,7 +93,6 @@ class CascadeService:
         self._routes = ThreadPoolExecutor(ROUTES, thread_name_prefix="route")
         self._next = ThreadPoolExecutor(1, thread_name_prefix="small")  # its own: not behind calls to the large model
         self._room = BoundedSemaphore(MAX_ROUTED)
-        self._outbox = Outbox()
         self._watchdog = Watchdog(plan.answer_within_s)
         self._auditor = Auditor(plan.audit, self._second_opinion, observer) if plan.audit else None
 
@@ -103,7 +101,7 @@ class CascadeService:
         samples: list[Sample] = []
         for request in requests:
             self._watchdog.watch(request.reply)
-            guard(request.reply, partial(self._take_in, request, samples), self._outbox)
+            guard(request.reply, partial(self._take_in, request, samples))
         distrusts = self._auditor is not None and self._auditor.distrusts
         self._decide(len(self._small) if distrusts else 0, samples)
 
@@ -111,7 +109,6 @@ class CascadeService:
         """Answer everything that is left."""
         for executor in (self._next, self._routes):
             executor.shutdown(wait=False, cancel_futures=True)
-        self._outbox.close()
         self._watchdog.stop()
         if self._auditor is not None:
             self._auditor.stop()
@@ -262,8 +259,8 @@ class CascadeService:
         return self._values(self._outputs(self._large.read(row), slo_ms, utility, ""))
 
     def _put(self, sample: Sample, result: Result) -> None:
-        self._outbox.put(partial(sample.parts.put, sample.index, result))
-        self._outbox.put(partial(self._note, lambda observer: observer.answered(result.level, result.fallback)))
+        sample.parts.put(sample.index, result)
+        self._note(lambda observer: observer.answered(result.level, result.fallback))
 
     def _note(self, what: Callable[[CascadeObserver], None]) -> None:
         """Tell the observer; what counts answers must not spoil them."""

@@ -1,10 +1,10 @@
 """The outbox: answers leave from threads of their own.
 
-    worker.py, cascading.py ── put(job) ──► a few threads ──► Reply ──► Triton
+    worker.py ── put(job) ──► a few threads ──► Reply ──► Triton
 
-Sending an answer waits about a millisecond for Triton on a busy machine. Whoever computes answers would idle meanwhile
-(a third of an executor's time, measured), and of a burst's answers, one behind the other on a single thread, the last
-would wait longer than its batch took.
+Sending an answer waits about a millisecond for Triton on a busy machine. An executor's thread would idle meanwhile (a
+third of its time, measured), and of a burst's answers, one behind the other on a single thread, the last would wait
+longer than its batch took.
 """
 
 from __future__ import annotations
