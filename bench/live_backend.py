@@ -35,7 +35,7 @@ class Logged(_backend.SchedulerMetrics):  # type: ignore[misc]
     log = Path(os.devnull)
 
     def batch(self, ended: Ended, drift: Drift) -> None:
-        """Note one batch, after its answers are out."""
+        """Note one batch."""
         super().batch(ended, drift)
         row = [ended.gamma, ended.size, ended.took_ms, ended.predicted_ms, ended.waiting, drift.typical, drift.safe]
         with self.log.open("a", encoding="utf-8") as lines:

@@ -50,7 +50,7 @@ class SchedulerMetrics:
         }
 
     def batch(self, ended: Ended, drift: Drift) -> None:
-        """Note one batch, after its answers are out."""
+        """Note one batch."""
         with _LOCK:
             self._batches[ended.gamma].value.increment(1)
             self._samples[ended.gamma].value.increment(ended.size)

@@ -20,9 +20,10 @@ SENDERS = 4
 
 
 class Outbox:
-    """Runs jobs on `SENDERS` threads, which start with the first one; several may overtake each other."""
+    """Runs jobs on a few threads, which start with the first one; where there are several, jobs overtake each other."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int = SENDERS) -> None:
+        self._count = threads
         self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -48,7 +49,7 @@ class Outbox:
             thread.join(timeout=10.0)
 
     def _start(self) -> None:
-        self._threads = [threading.Thread(target=self._run, name="answers", daemon=True) for _ in range(SENDERS)]
+        self._threads = [threading.Thread(target=self._run, name="answers", daemon=True) for _ in range(self._count)]
         for thread in self._threads:
             thread.start()
 

@@ -28,7 +28,7 @@ Answer = Callable[[Item, Any], None]
 
 
 class Observer(Protocol):
-    """Is told what happened, after the answers are out (runtime/metrics.py)."""
+    """Is told what happened, from one thread (runtime/metrics.py)."""
 
     def batch(self, ended: Ended, drift: Drift) -> None:
         """A batch has been run; `drift` holds the factors on measured latencies."""
@@ -63,6 +63,7 @@ class Worker:
         self._earlier = threading.Condition(lock)
         self._looks_s = -math.inf  # when the thread that rejects what is late looks next, by itself
         self.outbox = Outbox()
+        self._notes = Outbox(threads=1)  # for the observer: no answer waits for it
         self._threads: list[threading.Thread] = []
         self._stopped = False
 
@@ -93,7 +94,7 @@ class Worker:
                 with self._wake:
                     ended = self._scheduler.ended(decision, started_s, ended_s)
                 if self._observer:
-                    self.outbox.put(partial(self._observer.batch, ended, self._scheduler.outlook.latency.drift))
+                    self._notes.put(partial(self._observer.batch, ended, self._scheduler.outlook.latency.drift))
 
     def stop(self) -> None:
         """Answer what still waits and end the threads; a batch that runs is awaited for a few seconds."""
@@ -108,6 +109,7 @@ class Worker:
         for thread in self._threads:
             thread.join(timeout=10.0)
         self.outbox.close()
+        self._notes.close()
 
     def _next_decision(self) -> Decision:
         with self._wake:
@@ -134,7 +136,7 @@ class Worker:
         for item in items:
             self._answer(item, hopeless((item.deadline_s - now_s) * 1000.0, reason))
         if self._observer:
-            self._observer.dropped(items)
+            self._notes.put(partial(self._observer.dropped, items))
 
     def _reject_late(self) -> None:
         with self._earlier:

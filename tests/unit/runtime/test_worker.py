@@ -146,6 +146,23 @@ def test_an_error_in_the_observer_does_not_end_the_worker() -> None:
     assert observer.calls == 3
 
 
+def test_no_answer_waits_for_the_observer() -> None:
+    go = threading.Event()
+
+    class Stuck:
+        def batch(self, ended: Ended, drift: Drift) -> None:
+            go.wait(timeout=20)
+
+        def dropped(self, items: Sequence[Item]) -> None:
+            go.wait(timeout=20)
+
+    with working(observer=Stuck()) as (worker, answers):
+        for number in range(2 * SENDERS):
+            worker.submit([item(number)])
+            assert take(answers, 1) == {number: f"answer to {number}"}
+        go.set()
+
+
 def test_answers_on_their_way_do_not_keep_the_executor_waiting() -> None:
     running = threading.Semaphore(0)
     sending, go = threading.Event(), threading.Event()
