@@ -33,9 +33,9 @@ class Outbox:
         """Have `job` run soon; an error in it is logged. Once the outbox is closed, it runs here and now."""
         with self._lock:
             if not self._closed:
-                self._jobs.put(job)
                 if not self._threads:
                     self._start()
+                self._jobs.put(job)
                 return
         guarded(job)
 
