@@ -77,7 +77,7 @@ def measure(
 ) -> tuple[dict[str, list[float]], str]:
     """Samples per second and `host_ms`, round by round, and the server's version."""
     images = (images * (samples // len(images) + 1))[:samples]
-    executor = load_executor(executor_of(only_plain(plan)), build)
+    executor = load_executor(executor_of(plan), build)
     decoder = plan.decoders[f"{TASK}_decode"]
     with saturable(plan, build) as (server, client):
         figures = take_turns(
