@@ -7,9 +7,10 @@ The search keeps name and time of constant r, and looks for the list of numbers 
 1. Measure the plain and the constant levels: the cost of a list is its share of the plain FLOPs, and a price for each
    layer that merges.
 2. Propose lists that cost no more than constant r: which layers merge, and whether they do so alike, early or late.
-3. Judge them by the loss on the fit part of the tasks' data: all on a part of it, the best on the whole.
-4. Measure the best in turns with constant r. It stands where it is nowhere slower and loses less; where it is slower,
-   the budget is cut by as much, and 2 to 4 are done again. What never stands leaves constant r.
+3. Judge them by the loss on the fit part of the tasks' data: all on a part of it, the best on the whole. The one with
+   the least mean loss is chosen among those that no task loses by.
+4. Measure it in turns with constant r. It stands where it is nowhere slower. The budget is cut or raised by as much as
+   the measured time missed constant r's, and 2 to 4 are done again. What never stands leaves constant r.
 """
 
 from __future__ import annotations
@@ -17,18 +18,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import le
 from statistics import fmean
 
 from elastriton.core.levels import TokenLevel, flops, token_counts
 from elastriton.generator.measure import Advance
 
 MARGIN = 0.98
-ROUNDS = 3
+ROUNDS = 4
 FIRST_LOOK = 3
-"""The first look at all proposals is at every third sample; the better sixth of them is seen on all."""
+"""The first look at all proposals is at every third sample; the better quarter of them is seen on all."""
 
-Judge = Callable[[TokenLevel, int], float]
-"""The mean loss at a level on every n-th sample of the fit part."""
+Judge = Callable[[TokenLevel, int], tuple[float, ...]]
+"""Each task's mean loss at a level, on every n-th sample of its fit part."""
 
 Timer = Callable[[Sequence[TokenLevel]], list[tuple[float, ...]]]
 """The median ms of each level, by batch size; the levels take turns."""
@@ -73,7 +75,10 @@ class Cost:
 def search(
     constants: Sequence[TokenLevel], cost: Cost, judge: Judge, timer: Timer, advance: Advance
 ) -> tuple[TokenLevel, ...]:
-    """For each constant merging level, the level of the same name that loses least and is nowhere slower."""
+    """For each constant merging level, the level of the same name that loses least, is nowhere slower, and that no task loses by.
+
+    They are judged on the fit part; what other samples lose or gain is the profile's to say.
+    """
     advance("latency of the constant schedules")
     plain_ms, *constant_ms = timer([TokenLevel(0), *constants])
     cost = cost.fitted(constants, [fmean(_shares(times_ms, plain_ms)) for times_ms in constant_ms])
@@ -84,7 +89,7 @@ def search(
         for constant, budget in budgets.items():
             advance(f"schedules for level {constant.gamma}")
             proposals = propose(constant.gamma, budget, cost)
-            if (level := least_loss([constant, *proposals], judge)) != constant:
+            if (level := least_loss([found[constant], *proposals], judge)) != found[constant]:
                 best[constant] = level
         if not best:
             break
@@ -94,9 +99,7 @@ def search(
             slower = max(_shares(new_ms, old_ms))
             if slower <= 1.0:
                 found[constant] = level
-            else:
-                budgets[constant] /= slower
-        budgets = {level: budget for level, budget in budgets.items() if level in best and found[level] == level}
+            budgets[constant] /= slower
     return tuple(found.values())
 
 
@@ -112,9 +115,15 @@ def propose(gamma: int, budget: float, cost: Cost) -> list[TokenLevel]:
 
 
 def least_loss(levels: Sequence[TokenLevel], judge: Judge) -> TokenLevel:
-    """The level with the least loss on all samples, among those that look best on some; the first one always is."""
-    looked = sorted(levels[1:], key=lambda level: judge(level, FIRST_LOOK))
-    return min((levels[0], *looked[: max(3, len(looked) // 6)]), key=lambda level: judge(level, 1))
+    """The level with the least mean loss on all samples, among those that look best on some and that no task loses by.
+
+    The first level is what is lost to, and stands where no other one is better.
+    """
+    first, *others = levels
+    looked = sorted(others, key=lambda level: fmean(judge(level, FIRST_LOOK)))
+    seen = looked[: max(3, len(looked) // 4)]
+    fair = (level for level in seen if all(map(le, judge(level, 1), judge(first, 1))))
+    return min((first, *fair), key=lambda level: fmean(judge(level, 1)))
 
 
 def _lists(budget: float, cost: Cost) -> Iterator[tuple[int, ...]]:

@@ -23,9 +23,9 @@ def silent(step: str) -> None:
     pass
 
 
-def late(level: TokenLevel, every: int) -> float:
-    """A loss by which early merges cost more."""
-    return sum((6 - layer) * merge for layer, merge in enumerate(level.merge[:-1]))
+def late(level: TokenLevel, every: int) -> tuple[float, ...]:
+    """The loss of one task by which early merges cost more."""
+    return (float(sum((6 - layer) * merge for layer, merge in enumerate(level.merge[:-1]))),)
 
 
 class Machine:
@@ -83,7 +83,28 @@ def test_the_least_loss_is_found_and_the_first_level_defends_itself() -> None:
     proposals = propose(-8, COST(CONSTANT), COST)
     best = least_loss([CONSTANT, *proposals], late)
     assert late(best, 1) == min(late(level, 1) for level in proposals) < late(CONSTANT, 1)
-    assert least_loss([CONSTANT, *proposals], lambda level, every: float(level != CONSTANT)) == CONSTANT
+    assert least_loss([CONSTANT, *proposals], lambda level, every: (float(level != CONSTANT),)) == CONSTANT
+
+
+def test_what_one_task_loses_by_is_not_chosen_however_much_another_gains() -> None:
+    proposals = propose(-8, COST(CONSTANT), COST)
+    greedy = least_loss([CONSTANT, *proposals], late)
+
+    def two(level: TokenLevel, every: int) -> tuple[float, ...]:
+        return (*late(level, every), 0.01 * (level == greedy))
+
+    best = least_loss([CONSTANT, *proposals], two)
+    assert best not in (greedy, CONSTANT)
+    assert late(best, 1) == min(late(level, 1) for level in proposals if level != greedy)
+
+
+def test_what_is_faster_than_predicted_gets_a_larger_budget() -> None:
+    machine = Machine(factor=0.8)
+    [found] = search([CONSTANT], Cost(65, 6, 192, 8), late, machine, silent)
+    first = next(level for level in machine.timed if level.keep_norm)
+    assert COST(first) < COST(found)
+    assert 0.8 * COST(found) <= COST(CONSTANT)
+    assert late(found, 1) < late(first, 1)
 
 
 def test_a_search_keeps_names_and_time_and_loses_less() -> None:
