@@ -75,9 +75,9 @@ class Cost:
 def search(
     constants: Sequence[TokenLevel], cost: Cost, judge: Judge, timer: Timer, advance: Advance
 ) -> tuple[TokenLevel, ...]:
-    """For each constant merging level, the level of the same name that loses least, is nowhere slower, and that no task loses by.
+    """For each constant merging level, the level of the same name that loses least, at no task's and no time's cost.
 
-    They are judged on the fit part; what other samples lose or gain is the profile's to say.
+    Losses are those of the fit part; what other samples lose or gain is the profile's to say.
     """
     advance("latency of the constant schedules")
     plain_ms, *constant_ms = timer([TokenLevel(0), *constants])
