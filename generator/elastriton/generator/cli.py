@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, NoReturn
 
 import typer
 from typer import Argument, Option
@@ -23,12 +25,20 @@ Repository = Annotated[Path, Argument(help="The model repository.")]
 
 
 def main() -> None:
-    """Run the command line; an error of ours is one message and exit code 1, never a traceback."""
+    """Run the command line; an error of ours is one message and exit code 1, never a traceback.
+
+    SIGTERM ends a command as Ctrl-C does: what it has started, a server above all, is stopped.
+    """
+    signal.signal(signal.SIGTERM, _end)
     try:
         app()
     except ElastritonError as error:
         typer.secho(f"error: {error}", err=True, fg="red")
         raise SystemExit(1) from None
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 @app.command()

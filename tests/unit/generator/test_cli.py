@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +67,27 @@ def test_a_profile_of_another_version_is_refused(tmp_path: Path, tiny_project: P
     failed = elastriton("plan", "-c", tiny_project / "elastriton.yaml", "-b", tmp_path, cwd=tmp_path)
     assert failed.returncode == 1
     assert "has version 99" in failed.stderr
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does() -> None:
+    """So that a demo that is stopped takes its server along."""
+    code = """
+import time
+from elastriton.generator import cli
+
+def app():
+    try:
+        print("begun", flush=True)
+        time.sleep(120)
+    finally:
+        print("cleaned up", flush=True)
+
+cli.app = app
+cli.main()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        assert command.stdout.readline() == "begun\n"
+        command.terminate()
+        assert command.stdout.read() == "cleaned up\n"
+        assert command.wait(timeout=60) == 128 + signal.SIGTERM
