@@ -1,4 +1,4 @@
-"""The tables of docs/ARCHITECTURE.md on cascades, from bench/results/cascades.json.
+"""The tables of docs/MEASUREMENTS.md on cascades, from bench/results/cascades.json.
 
 python bench/cascade_table.py
 """
