@@ -2,15 +2,18 @@
 
 ToMe merges the same number r in every layer, and the level -r is named after it. But a merge has a price of its own
 beside what it saves, and early merges cost more accuracy than late ones (DiffRate, arXiv 2305.17997, learns that).
-The search keeps name and time of constant r, and looks for the list of numbers that loses least in that time:
+The search keeps name and time of constant r, and looks for the list of numbers that changes answers least in that time:
 
 1. Measure the plain and the constant levels: the cost of a list is its share of the plain FLOPs, and a price for each
    layer that merges.
 2. Propose lists that cost no more than constant r: which layers merge, and whether they do so alike, early or late.
-3. Judge them by the loss on the fit part of the tasks' data: all on a part of it, the best on the whole. The one with
-   the least mean loss is chosen among those that no task loses by.
+3. Judge them by how far answers to the fit part of the tasks' data move from the plain level's (Kullback-Leibler): all
+   on a part of it, the closest on the whole. The one with the least mean is chosen among those that no task loses by.
 4. Measure it in turns with constant r. It stands where it is nowhere slower. The budget is cut or raised by as much as
    the measured time missed constant r's, and 2 to 4 are done again. What never stands leaves constant r.
+
+Not by the loss: on a hard task its noise on some hundred samples is several times what lists differ by, and it sees how
+sure answers are as much as which they are. The divergence compares answers sample by sample, and needs no labels.
 """
 
 from __future__ import annotations
@@ -27,10 +30,10 @@ from elastriton.generator.measure import Advance
 MARGIN = 0.98
 ROUNDS = 4
 FIRST_LOOK = 3
-"""The first look at all proposals is at every third sample; the better quarter of them is seen on all."""
+"""The first look at all proposals is at every third sample; the closer quarter of them is seen on all."""
 
 Judge = Callable[[TokenLevel, int], tuple[float, ...]]
-"""Each task's mean loss at a level, on every n-th sample of its fit part."""
+"""Each task's mean divergence of a level's answers from the plain level's, on every n-th sample of its fit part."""
 
 Timer = Callable[[Sequence[TokenLevel]], list[tuple[float, ...]]]
 """The median ms of each level, by batch size; the levels take turns."""
@@ -75,9 +78,9 @@ class Cost:
 def search(
     constants: Sequence[TokenLevel], cost: Cost, judge: Judge, timer: Timer, advance: Advance
 ) -> tuple[TokenLevel, ...]:
-    """For each constant merging level, the level of the same name that loses least, at no task's and no time's cost.
+    """For each constant merging level, the closest one of the same name, at no task's cost and nowhere slower.
 
-    Losses are those of the fit part; what other samples lose or gain is the profile's to say.
+    Closest on the fit part; the accuracy on other samples is the profile's to say.
     """
     advance("latency of the constant schedules")
     plain_ms, *constant_ms = timer([TokenLevel(0), *constants])
@@ -89,7 +92,7 @@ def search(
         for constant, budget in budgets.items():
             advance(f"schedules for level {constant.gamma}")
             proposals = propose(constant.gamma, budget, cost)
-            if (level := least_loss([found[constant], *proposals], judge)) != found[constant]:
+            if (level := closest([found[constant], *proposals], judge)) != found[constant]:
                 best[constant] = level
         if not best:
             break
@@ -114,10 +117,10 @@ def propose(gamma: int, budget: float, cost: Cost) -> list[TokenLevel]:
     return [TokenLevel(gamma, merge, keep_norm=True) for merge in lists]
 
 
-def least_loss(levels: Sequence[TokenLevel], judge: Judge) -> TokenLevel:
-    """The level with the least mean loss on all samples, among those that look best on some and that no task loses by.
+def closest(levels: Sequence[TokenLevel], judge: Judge) -> TokenLevel:
+    """The level closest to the plain one on all samples, among those that look it on some and that no task loses by.
 
-    The first level is what is lost to, and stands where no other one is better.
+    The first level is what a task could lose to, and stands where no other one is better.
     """
     first, *others = levels
     looked = sorted(others, key=lambda level: fmean(judge(level, FIRST_LOOK)))

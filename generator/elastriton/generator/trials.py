@@ -1,4 +1,4 @@
-"""What a search for schedules asks: the loss at a level on the tasks' data, and the time that levels take."""
+"""What a search for schedules asks: how far a level moves the answers to the tasks' data, and the time levels take."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from elastriton.core.errors import ConfigError
 from elastriton.core.levels import TokenLevel
 from elastriton.generator.config import EncoderConfig, TaskConfig
-from elastriton.generator.data import label_numbers, load_data
+from elastriton.generator.data import load_data
 from elastriton.generator.evaluate import image_pixels
 from elastriton.generator.export import export_vision
 from elastriton.generator.measure import Advance, latency
@@ -39,7 +39,6 @@ class FitPart:
     """One task's samples that things may be chosen by, and its head."""
 
     pixels: Tensor
-    numbers: Tensor
     weight: Tensor
     bias: Tensor
 
@@ -57,7 +56,7 @@ def searched(
     """The levels of an encoder with the schedules of its merging ones searched for. Raises ConfigError without data."""
     constants = [level for level in levels if level.gamma < 0]
     parts = [
-        fit_part(task_name, task, heads[task_name], model, base)
+        fit_part(task_name, task, heads[task_name][0], model, base)
         for task_name, task in tasks.items()
         if task.data is not None and task.objective == "classification"
     ]
@@ -69,34 +68,34 @@ def searched(
     return (*best, *(level for level in levels if level.gamma >= 0))
 
 
-def fit_part(
-    name: str, task: TaskConfig, head: tuple[TaskHead, tuple[str, ...]], model: VisionModel, base: Path
-) -> FitPart:
+def fit_part(name: str, task: TaskConfig, head: TaskHead, model: VisionModel, base: Path) -> FitPart:
     """The first samples of the fit part of a task's data, at most 600."""
     if task.data is None:
         raise ConfigError(f"task {name} has no `data`")
     data = load_data(base / task.data.path).part(0, task.data.samples)
     data = data.part(0, min(task.data.n_fit(len(data)), MOST_SAMPLES))
     pixels = np.stack(image_pixels(name, data, model.image))
-    own, labels = head
-    tensors = (torch.from_numpy(array) for array in (pixels, label_numbers(data, labels), own.weight, own.bias))
-    return FitPart(*tensors)
+    return FitPart(*(torch.from_numpy(array) for array in (pixels, head.weight, head.bias)))
 
 
 def judge(model: VisionModel, parts: Sequence[FitPart]) -> Judge:
-    """The mean cross-entropy of each task, in eager torch; what was judged once is remembered."""
+    """Each task's mean Kullback-Leibler divergence from the plain level, in eager torch; each is computed once."""
+
+    @torch.inference_mode()
+    def answers(part: FitPart, level: TokenLevel, every: int) -> Tensor:
+        features = [model.encoder(pixels, level) for pixels in part.pixels[::every].split(CHUNK)]
+        return F.linear(torch.cat(features), part.weight, part.bias).log_softmax(-1)
+
+    plain = [answers(part, TokenLevel(0), 1) for part in parts]
 
     @cache
-    @torch.inference_mode()
-    def losses(level: TokenLevel, every: int) -> tuple[float, ...]:
-        means = []
-        for part in parts:
-            features = [model.encoder(pixels, level) for pixels in part.pixels[::every].split(CHUNK)]
-            logits = F.linear(torch.cat(features), part.weight, part.bias)
-            means.append(F.cross_entropy(logits, part.numbers[::every]).item())
-        return tuple(means)
+    def divergences(level: TokenLevel, every: int) -> tuple[float, ...]:
+        pairs = zip((answers(part, level, every) for part in parts), plain, strict=True)
+        return tuple(
+            F.kl_div(own, other[::every], log_target=True, reduction="batchmean").item() for own, other in pairs
+        )
 
-    return losses
+    return divergences
 
 
 def timer(model: VisionModel, encoder: EncoderConfig, advance: Advance) -> Timer:

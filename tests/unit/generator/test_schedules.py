@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
+from torch.nn import functional as F
 
 from elastriton.core.errors import ConfigError
 from elastriton.core.levels import TokenLevel, constant_level, token_counts
 from elastriton.generator.config import load_config
 from elastriton.generator.prepare import prepare_encoder
-from elastriton.generator.schedules import Cost, least_loss, propose, search
+from elastriton.generator.schedules import Cost, closest, propose, search
+from elastriton.generator.trials import FitPart, judge
 from elastriton.runtime.executor import example_inputs, load_executor
+from elastriton.runtime.models import load_vision
 
 COST = Cost(tokens=65, depth=6, width=192, patch=8, merge_share=0.02)
 CONSTANT = constant_level(-8, 6)
@@ -24,7 +28,7 @@ def silent(step: str) -> None:
 
 
 def late(level: TokenLevel, every: int) -> tuple[float, ...]:
-    """The loss of one task by which early merges cost more."""
+    """The divergence of one task by which early merges cost more."""
     return (float(sum((6 - layer) * merge for layer, merge in enumerate(level.merge[:-1]))),)
 
 
@@ -79,21 +83,21 @@ def test_the_proposals_of_a_mild_level_have_many_shapes() -> None:
     assert any(list(merge[:-1]) == sorted(merge[:-1], reverse=True) for merge in lists)
 
 
-def test_the_least_loss_is_found_and_the_first_level_defends_itself() -> None:
+def test_the_closest_is_found_and_the_first_level_defends_itself() -> None:
     proposals = propose(-8, COST(CONSTANT), COST)
-    best = least_loss([CONSTANT, *proposals], late)
+    best = closest([CONSTANT, *proposals], late)
     assert late(best, 1) == min(late(level, 1) for level in proposals) < late(CONSTANT, 1)
-    assert least_loss([CONSTANT, *proposals], lambda level, every: (float(level != CONSTANT),)) == CONSTANT
+    assert closest([CONSTANT, *proposals], lambda level, every: (float(level != CONSTANT),)) == CONSTANT
 
 
 def test_what_one_task_loses_by_is_not_chosen_however_much_another_gains() -> None:
     proposals = propose(-8, COST(CONSTANT), COST)
-    greedy = least_loss([CONSTANT, *proposals], late)
+    greedy = closest([CONSTANT, *proposals], late)
 
     def two(level: TokenLevel, every: int) -> tuple[float, ...]:
         return (*late(level, every), 0.01 * (level == greedy))
 
-    best = least_loss([CONSTANT, *proposals], two)
+    best = closest([CONSTANT, *proposals], two)
     assert best not in (greedy, CONSTANT)
     assert late(best, 1) == min(late(level, 1) for level in proposals if level != greedy)
 
@@ -107,7 +111,7 @@ def test_what_is_faster_than_predicted_gets_a_larger_budget() -> None:
     assert late(found, 1) < late(first, 1)
 
 
-def test_a_search_keeps_names_and_time_and_loses_less() -> None:
+def test_a_search_keeps_names_and_time_and_comes_closer() -> None:
     constants = [constant_level(gamma, 6) for gamma in (-16, -8)]
     found = search(constants, Cost(65, 6, 192, 8), late, Machine(), silent)
     for constant, level in zip(constants, found, strict=True):
@@ -145,6 +149,22 @@ def test_a_searched_level_is_exported_and_runs(tmp_path: Path, tiny_vit: Path, t
     assert "schedules for level -4" in told
     executor = load_executor(prepared.plan, tmp_path / "build")
     assert executor.logits(example_inputs(prepared.plan.image, 2, 0), ["colour"] * 2, -4).shape == (2, 3)
+
+
+def test_the_judge_sees_how_far_answers_move(tiny_vit: Path) -> None:
+    model = load_vision(str(tiny_vit))
+    random = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (12, 32, 32, 3), generator=random, dtype=torch.uint8)
+    part = FitPart(pixels, torch.randn(3, model.width, generator=random), torch.zeros(3))
+    far = judge(model, [part, part])
+    mild, harsh = constant_level(-1, model.depth), constant_level(-8, model.depth)
+    for every in (1, 2):
+        assert far(TokenLevel(0), every) == pytest.approx((0.0, 0.0), abs=1e-6)
+        assert 0.0 < far(mild, every)[0] < far(harsh, every)[0]
+    with torch.inference_mode():
+        both = [F.linear(model.encoder(part.pixels, level), part.weight, part.bias) for level in (TokenLevel(0), mild)]
+    plain, moved = (logits.double().softmax(-1) for logits in both)
+    assert far(mild, 1)[0] == pytest.approx(float((plain * (plain / moved).log()).sum(-1).mean()), rel=1e-3)
 
 
 def test_a_search_without_data_is_an_error(tmp_path: Path, tiny_vit: Path) -> None:
