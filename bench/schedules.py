@@ -3,11 +3,11 @@
     python bench/schedules.py                           # all of the unseen images of ../shared/data
     python bench/schedules.py --samples 2000            # fewer test images
 
-The demo's compact ViT under two heads, EuroSAT's own and a linear probe for CIFAR-10. `schedule: search` chooses by the
-fit part (the first 30 %) of both tasks' test images; accuracies are those of the others, and for CIFAR-10 of the training
-images that the probe has not seen. `gain` is the paired difference to constant r in accuracy, with its 95 % interval
-(normal approximation). Latency is that of ONNX Runtime, all levels of both kinds in turns, run by run; figures are
-medians. `speed_up_over_flop_ratio` is what is left of the FLOPs that a list saves; 1.0 means that merging is free.
+The demo's compact ViT under two heads, EuroSAT's own and a linear probe for CIFAR-10. `schedule: search` chooses by
+the fit part (the first 30 %) of both tasks' test images; accuracies are those of the others, and for CIFAR-10 of the
+training images that the probe has not seen. `gain` is the paired difference to constant r in accuracy, with its 95 %
+interval (normal approximation). Latency is that of ONNX Runtime, all levels of both kinds in turns, run by run; figures
+are medians. `speed_up_over_flop_ratio` is what is left of the FLOPs that a list saves; 1.0 means that merging is free.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from elastriton.runtime.onnx_encoder import OnnxEncoder
 
 MOST_SAMPLES = 600
 CHUNK = 50
-CELL_S = 0.5
+CELL_S = 2.0
 LARGE_BATCH = 8
 
 Heads = dict[str, tuple[TaskHead, tuple[str, ...]]]

@@ -14,12 +14,13 @@ from elastriton.core.errors import ConfigError
 from elastriton.core.levels import TokenLevel, constant_level, token_counts
 from elastriton.generator.config import load_config
 from elastriton.generator.prepare import prepare_encoder
-from elastriton.generator.schedules import Cost, closest, propose, search
+from elastriton.generator.schedules import Cost, closer, propose, search
 from elastriton.generator.trials import FitPart, judge
 from elastriton.runtime.executor import example_inputs, load_executor
 from elastriton.runtime.models import load_vision
 
-COST = Cost(tokens=65, depth=6, width=192, patch=8, merge_share=0.02)
+COST = Cost(tokens=65, depth=6, width=192, patch=8, prices=(0.03, 0.02))
+NO_PRICE = Cost(65, 6, 192, 8)
 CONSTANT = constant_level(-8, 6)
 
 
@@ -33,27 +34,37 @@ def late(level: TokenLevel, every: int) -> tuple[float, ...]:
 
 
 class Machine:
-    """Takes the time that `Cost` predicts, times `factor` for what it has not seen before."""
+    """Takes the time that `Cost` predicts, times a factor by batch size for what it has not seen before."""
 
-    def __init__(self, factor: float = 1.0) -> None:
-        self.factor = factor
+    def __init__(self, *factors: float) -> None:
+        self.factors = factors or (1.0, 1.0)
         self.timed: list[TokenLevel] = []
 
     def __call__(self, levels: Sequence[TokenLevel]) -> list[tuple[float, ...]]:
         self.timed += levels
-        factors = [self.factor if level.keep_norm else 1.0 for level in levels]
-        costs = [COST(level) if level.gamma else 1.0 for level in levels]
-        return [(100.0 * f * c, 400.0 * f * c) for f, c in zip(factors, costs, strict=True)]
+        costs = [COST(level) if level.gamma else (1.0, 1.0) for level in levels]
+        factors = [self.factors if level.keep_norm else (1.0, 1.0) for level in levels]
+        return [(100.0 * f * c, 400.0 * g * d) for (f, g), (c, d) in zip(factors, costs, strict=True)]
+
+    @property
+    def first(self) -> TokenLevel:
+        """The first list that the search had timed."""
+        return next(level for level in self.timed if level.keep_norm)
+
+
+def within(level: TokenLevel, *factors: float) -> bool:
+    """Whether the list takes no more than constant r's time at any batch size."""
+    return all(f * own <= its for f, own, its in zip(factors, COST(level), COST(CONSTANT), strict=True))
 
 
 def test_the_cost_of_a_list_counts_flops_and_merging_layers() -> None:
-    free = Cost(65, 6, 192, 8)
-    assert COST(CONSTANT) == pytest.approx(free(CONSTANT) + 5 * 0.02)
+    (free,) = NO_PRICE(CONSTANT)
+    assert COST(CONSTANT) == pytest.approx((free + 5 * 0.03, free + 5 * 0.02))
     once = TokenLevel(-8, (0, 8, 0, 0, 0, 8))
-    assert COST(once) == pytest.approx(free(once) + 0.02)
-    assert free(once) > free(CONSTANT)
-    measured = [COST(constant_level(gamma, 6)) for gamma in (-8, -16)]
-    assert free.fitted([constant_level(gamma, 6) for gamma in (-8, -16)], measured).merge_share == pytest.approx(0.02)
+    assert COST(once) == pytest.approx((NO_PRICE(once)[0] + 0.03, NO_PRICE(once)[0] + 0.02))
+    assert NO_PRICE(once) > NO_PRICE(CONSTANT)
+    levels = [constant_level(gamma, 6) for gamma in (-8, -16)]
+    assert NO_PRICE.fitted(levels, [COST(level) for level in levels]).prices == pytest.approx(COST.prices)
 
 
 def test_effective_numbers_are_those_of_the_encoder() -> None:
@@ -72,7 +83,8 @@ def test_proposals_are_within_the_budget_and_merge_no_more_than_it_takes(gamma: 
         assert level.gamma == gamma
         assert level.keep_norm
         assert level.merge == COST.effective(level.merge)
-        assert 0.8 * budget < COST(level) <= budget
+        assert all(own <= most for own, most in zip(COST(level), budget, strict=True))
+        assert any(0.8 * most < own for own, most in zip(COST(level), budget, strict=True))
 
 
 def test_the_proposals_of_a_mild_level_have_many_shapes() -> None:
@@ -83,54 +95,62 @@ def test_the_proposals_of_a_mild_level_have_many_shapes() -> None:
     assert any(list(merge[:-1]) == sorted(merge[:-1], reverse=True) for merge in lists)
 
 
-def test_the_closest_is_found_and_the_first_level_defends_itself() -> None:
+def test_the_closest_come_first_and_what_is_no_closer_is_left_out() -> None:
     proposals = propose(-8, COST(CONSTANT), COST)
-    best = closest([CONSTANT, *proposals], late)
-    assert late(best, 1) == min(late(level, 1) for level in proposals) < late(CONSTANT, 1)
-    assert closest([CONSTANT, *proposals], lambda level, every: (float(level != CONSTANT),)) == CONSTANT
+    found = closer(proposals, CONSTANT, late)
+    assert late(found[0], 1) == min(late(level, 1) for level in proposals) < late(CONSTANT, 1)
+    assert [late(level, 1) for level in found] == sorted(late(level, 1) for level in found)
+    assert closer(proposals, found[0], late) == []
+    assert closer(proposals, CONSTANT, lambda level, every: (float(level != CONSTANT),)) == []
 
 
 def test_what_one_task_loses_by_is_not_chosen_however_much_another_gains() -> None:
     proposals = propose(-8, COST(CONSTANT), COST)
-    greedy = closest([CONSTANT, *proposals], late)
+    greedy = closer(proposals, CONSTANT, late)[0]
 
     def two(level: TokenLevel, every: int) -> tuple[float, ...]:
         return (*late(level, every), 0.01 * (level == greedy))
 
-    best = closest([CONSTANT, *proposals], two)
-    assert best not in (greedy, CONSTANT)
-    assert late(best, 1) == min(late(level, 1) for level in proposals if level != greedy)
+    found = closer(proposals, CONSTANT, two)
+    assert found
+    assert greedy not in found
 
 
 def test_what_is_faster_than_predicted_gets_a_larger_budget() -> None:
-    machine = Machine(factor=0.8)
-    [found] = search([CONSTANT], Cost(65, 6, 192, 8), late, machine, silent)
-    first = next(level for level in machine.timed if level.keep_norm)
-    assert COST(first) < COST(found)
-    assert 0.8 * COST(found) <= COST(CONSTANT)
-    assert late(found, 1) < late(first, 1)
+    machine = Machine(0.8, 0.8)
+    [found] = search([CONSTANT], NO_PRICE, late, machine, silent)
+    assert COST(machine.first) < COST(found)
+    assert within(found, 0.8, 0.8)
+    assert late(found, 1) < late(machine.first, 1)
 
 
 def test_a_search_keeps_names_and_time_and_comes_closer() -> None:
     constants = [constant_level(gamma, 6) for gamma in (-16, -8)]
-    found = search(constants, Cost(65, 6, 192, 8), late, Machine(), silent)
+    found = search(constants, NO_PRICE, late, Machine(), silent)
     for constant, level in zip(constants, found, strict=True):
         assert level.gamma == constant.gamma
         assert late(level, 1) < late(constant, 1)
         assert COST(level) <= COST(constant)
 
 
-def test_what_is_slower_than_predicted_gets_a_smaller_budget() -> None:
-    machine = Machine(factor=1.1)
-    [found] = search([CONSTANT], Cost(65, 6, 192, 8), late, machine, silent)
+@pytest.mark.parametrize("factors", [(1.1, 1.1), (1.0, 1.15), (1.15, 0.9)])
+def test_what_is_slower_than_predicted_gets_a_smaller_budget(factors: tuple[float, float]) -> None:
+    machine = Machine(*factors)
+    [found] = search([CONSTANT], NO_PRICE, late, machine, silent)
     assert found.keep_norm
-    assert 1.1 * COST(found) <= COST(CONSTANT)
-    first = next(level for level in machine.timed if level.keep_norm)
-    assert COST(found) < COST(first)
+    assert within(found, *factors)
+    assert not within(machine.first, *factors)
+
+
+def test_no_list_is_timed_twice() -> None:
+    machine = Machine(1.1, 1.1)
+    search([CONSTANT], NO_PRICE, late, machine, silent)
+    lists = [level for level in machine.timed if level.keep_norm]
+    assert len(lists) == len(set(lists)) > 3
 
 
 def test_what_never_keeps_the_time_leaves_the_constant_list() -> None:
-    assert search([CONSTANT], Cost(65, 6, 192, 8), late, Machine(factor=9.0), silent) == (CONSTANT,)
+    assert search([CONSTANT], NO_PRICE, late, Machine(9.0, 9.0), silent) == (CONSTANT,)
 
 
 def project(folder: Path, tiny_vit: Path, images: Path | None) -> Path:
@@ -177,5 +197,6 @@ def test_lists_that_stop_after_two_merges_are_proposed() -> None:
     proposals = propose(-16, COST(constant_level(-16, 6)), COST)
     twice = [level.merge for level in proposals if level.merge[0] and level.merge[1] and not any(level.merge[2:])]
     assert twice
-    assert all(COST(TokenLevel(-16, merge)) <= COST(constant_level(-16, 6)) for merge in twice)
+    budget = COST(constant_level(-16, 6))
+    assert all(own <= most for merge in twice for own, most in zip(COST(TokenLevel(-16, merge)), budget, strict=True))
     assert len({level.merge for level in proposals}) == len(proposals)
