@@ -38,8 +38,8 @@ from elastriton.runtime.words import shorten
 
 _LOG = logging.getLogger(__name__)
 
-ROUTES = 32
-"""Calls in flight to the large model: the number that Triton's Python backend allows a process by default."""
+ROUTES = 24
+"""Calls in flight to the large model. Triton has 32 threads for a process's calls by default; answers need some too."""
 MAX_ROUTED = 4096
 
 
@@ -100,7 +100,6 @@ class CascadeService:
         """Answer a group of requests, or see to it that they will be. Never raises."""
         samples: list[Sample] = []
         for request in requests:
-            self._watchdog.watch(request.reply)
             guard(request.reply, partial(self._take_in, request, samples))
         distrusts = self._auditor is not None and self._auditor.distrusts
         self._decide(len(self._small) if distrusts else 0, samples)
@@ -115,6 +114,7 @@ class CascadeService:
 
     def _take_in(self, request: Request, samples: list[Sample]) -> None:
         """Add a request's samples to `samples`, all or none."""
+        self._watchdog.watch(request.reply)
         options = parse_options(request.parameters, request.timeout_us)
         left_ms = (options.slo_ms or self._plan.slo_ms) - options.waited_ms(time.time() * 1000.0)
         deadline_s = time.monotonic() + left_ms / 1000.0
@@ -139,6 +139,13 @@ class CascadeService:
 
     def _decide(self, level: int, samples: Sequence[Sample]) -> None:
         """Answer the samples that small model `level` is sure of, and pass the others on. Never raises."""
+        try:
+            self._divide(level, samples)
+        except Exception as error:  # Triton would answer them all once more
+            for sample in samples:
+                sample.parts.put(sample.index, Internal(f"{type(error).__name__}: {error}"))
+
+    def _divide(self, level: int, samples: Sequence[Sample]) -> None:
         if level == len(self._small):
             for sample in samples:
                 self._route(sample)

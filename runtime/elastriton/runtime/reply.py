@@ -8,6 +8,9 @@ Request ── reply ──► Reply     answers once; later attempts do nothing
 
 from __future__ import annotations
 
+import faulthandler
+import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +21,8 @@ from typing import Any
 from elastriton.core.errors import Internal, RequestError, Unavailable
 from elastriton.runtime.executor import Arrays
 from elastriton.runtime.outbox import Outbox
+
+_LOG = logging.getLogger(__name__)
 
 Deliver = Callable[[Arrays | RequestError], None]
 
@@ -107,6 +112,7 @@ class Watchdog:
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._stopped = False
+        self._told = False
 
     def watch(self, reply: Reply) -> None:
         """Answer `reply` after the limit, unless it has been answered; starts the thread on the first call."""
@@ -142,8 +148,17 @@ class Watchdog:
                 if self._stopped:
                     return
                 self._wake.wait(timeout=min(1.0, self._limit_s / 4))
-            for reply in self.overdue(self._clock()):
+            if overdue := self.overdue(self._clock()):
+                self._tell(len(overdue))
+            for reply in overdue:
                 reply.send(Unavailable(f"no answer within {self._limit_s:g} s; a model behind this one may be dead"))
+
+    def _tell(self, count: int) -> None:
+        """Say what is wrong, before answers that may hang as well; the first time also where all threads are."""
+        _LOG.error("%d requests have waited for over %g s: something behind this model is stuck", count, self._limit_s)
+        if not self._told and sys.__stderr__ is not None:
+            faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
+        self._told = True
 
     def _forget(self, key: int) -> None:
         with self._wake:

@@ -52,7 +52,6 @@ class SchedulingService:
 
     def handle(self, request: Request) -> None:
         """Queue a request, or answer it at once with what is wrong with it. Never raises."""
-        self._watchdog.watch(request.reply)
         guard(request.reply, lambda: self._queue(request), self._worker.outbox)
 
     def stop(self) -> None:
@@ -61,6 +60,7 @@ class SchedulingService:
         self._watchdog.stop()
 
     def _queue(self, request: Request) -> None:
+        self._watchdog.watch(request.reply)
         options = parse_options(request.parameters, request.timeout_us)
         task = self._task(request.inputs["TASK"])
         plan = self._plan.tasks[task]

@@ -8,7 +8,7 @@ Importable only inside a stub process (or a test that puts a stand-in into sys.m
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,8 +56,8 @@ def arrays(request: Any) -> Arrays:
 
 def read(request: Any) -> Request:
     """A Triton request as our services take it; its sender is held until the reply has been sent."""
-    sender = request.get_response_sender()
-    reply = Reply(lambda outcome: _deliver(sender, outcome))
+    sender, wanted = request.get_response_sender(), request.requested_output_names()
+    reply = Reply(lambda outcome: _deliver(sender, outcome, wanted))
     try:
         return Request(arrays(request), request.parameters(), request.timeout(), request.request_id(), reply)
     except Exception as error:  # the sender exists: it must be used, or the client hangs for ever
@@ -98,8 +98,19 @@ def _error(model: str, message: str) -> RequestError:
     return parse(message) or (Unavailable if gone else Internal)(f"{model} failed: {message}")
 
 
-def _deliver(sender: Any, outcome: Arrays | RequestError) -> None:
+def _deliver(sender: Any, outcome: Arrays | RequestError, wanted: Container[str]) -> None:
+    """Send an answer with the outputs that the request wants, and no others.
+
+    What nobody wants, the stub itself would drop, and free its arrays without holding the GIL: the process then dies or
+    hangs (measured on 24.10; python_backend's pull request 390 mends it in 24.12).
+    """
     try:
-        sender.send(response(outcome), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        if not isinstance(outcome, RequestError):
+            outcome = {name: array for name, array in outcome.items() if name in wanted}
+        answer = response(outcome)
+    except Exception as error:
+        answer = response(Internal(f"the answer cannot be written: {type(error).__name__}: {error}"))
+    try:
+        sender.send(answer, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
     except Exception as error:  # a cancelled client, or a stub that is going down: nobody is left to tell
         pb_utils.Logger.log_warn(f"[elastriton] an answer could not be sent: {error}")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[3]
+ALL = {"LABEL", "PROBABILITIES", "SCORE", "GAMMA", "LEVEL", "FALLBACK"}
 
 
 class Tensor:
@@ -54,10 +55,12 @@ class Response:
 
 
 class Request:
-    """A request as a stub sees it; `sent` holds what its sender was given."""
+    """A request as a stub sees it, for the outputs `wanted`; `sent` holds what its sender was given."""
 
-    def __init__(self, tensors: dict[str, Any], parameters: dict[str, Any] | None = None) -> None:
-        self._tensors, self._parameters = tensors, parameters
+    def __init__(
+        self, tensors: dict[str, Any], parameters: dict[str, Any] | None = None, wanted: set[str] = ALL
+    ) -> None:
+        self._tensors, self._parameters, self._wanted = tensors, parameters, wanted
         self.sent: list[Response] = []
 
     def inputs(self) -> list[Tensor]:
@@ -71,6 +74,9 @@ class Request:
 
     def request_id(self) -> str:
         return "id"
+
+    def requested_output_names(self) -> set[str]:
+        return self._wanted
 
     def get_response_sender(self) -> Any:
         return types.SimpleNamespace(send=lambda response, flags: self.sent.append(response))

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from elastriton.core.errors import Internal
+
 
 def names(*rows: bytes) -> Any:
     return np.array([[row] for row in rows], dtype=object)
@@ -72,6 +74,40 @@ def test_elastic_scheduler(
     assert answer.tensors["PROBABILITIES"].argmax(-1).tolist() == [1, 1]
     assert calls[0]["model_name"] == "vit_executor"
     assert calls[0]["parameters"] == {"gamma": int(answer.tensors["GAMMA"][0, 0])}
+
+
+def test_only_the_outputs_that_are_asked_for_are_sent(
+    load_backend: Any, args: Any, stub_request: Any, stub_response: Any, stub_tensor: Any
+) -> None:
+    """Triton's stub frees the others without holding the GIL, and dies of it now and then."""
+
+    def executor(**call: Any) -> Any:
+        return stub_response([stub_tensor("LOGITS", np.zeros((len(call["inputs"][0].as_numpy()), 3), np.float32))])
+
+    model = load_backend("elastic_scheduler", executor)
+    model.initialize(args("vit_scheduler"))
+    tensors = {"PIXELS": np.zeros((1, 32, 32, 3), np.uint8), "TASK": names(b"colour")}
+    request = stub_request(tensors, wanted={"PROBABILITIES", "GAMMA"})
+    model.execute([request])
+    wait_for(lambda: request.sent)
+    model.finalize()
+    assert request.sent[0].tensors.keys() == {"PROBABILITIES", "GAMMA"}
+
+
+def test_an_answer_that_triton_does_not_take_is_an_error(
+    load_backend: Any, args: Any, stub_request: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_backend("cascade")
+    model.initialize(args("intent_cascade"))
+    from elastriton.runtime import triton
+
+    whole = triton.response
+    monkeypatch.setattr(triton, "response", lambda outcome: whole(outcome) if isinstance(outcome, Internal) else 1 / 0)
+    request = stub_request({"TEXT": names(b"hello there")})
+    model.execute([request])
+    wait_for(lambda: request.sent)
+    model.finalize()
+    assert str(request.sent[0].failure).startswith("[internal] the answer cannot be written: ZeroDivisionError")
 
 
 @pytest.mark.parametrize(

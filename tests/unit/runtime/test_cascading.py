@@ -231,6 +231,17 @@ def test_a_failing_small_model_is_an_internal_error(
     assert "small model 0 failed: ZeroDivisionError" in str(outcome)
 
 
+@pytest.mark.parametrize("levels", [1, 2])
+def test_whatever_goes_wrong_between_the_models_is_an_answer(
+    plan: CascadePlan, tiny_build: Path, monkeypatch: pytest.MonkeyPatch, levels: int
+) -> None:
+    with serving(at(plan, *[1.1] * levels), tiny_build) as service:
+        monkeypatch.setattr(service, "_submit" if levels == 1 else "_route", lambda *_: 1 / 0)
+        outcomes = answers(service, request(HARD), request(OTHER))
+    assert [type(outcome) for outcome in outcomes] == [Internal, Internal]
+    assert "ZeroDivisionError" in str(outcomes[0])
+
+
 def test_without_small_models_everything_goes_straight_to_the_large_one(ratings: CascadePlan, tiny_build: Path) -> None:
     def call(model: str, inputs: Arrays, parameters: Parameters, request_id: str) -> Arrays:
         tokens = float(inputs["ATTENTION_MASK"].sum())

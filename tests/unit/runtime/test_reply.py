@@ -135,7 +135,9 @@ def test_only_what_is_open_for_longer_than_the_limit_is_overdue() -> None:
         assert dog.overdue(70.1) == [second]
 
 
-def test_the_watchdog_answers_what_nobody_answered() -> None:
+def test_the_watchdog_answers_what_nobody_answered(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
     answered = threading.Event()
     outcomes: list[Any] = []
     now = [0.0]
@@ -147,6 +149,8 @@ def test_the_watchdog_answers_what_nobody_answered() -> None:
         assert dog.overdue(1.0) == []
     assert type(outcomes[0]) is Unavailable
     assert "no answer within 0.04 s" in str(outcomes[0])
+    assert "1 requests have waited for over 0.04 s" in caplog.text
+    assert "in _tell" in capfd.readouterr().err, "where the threads are"
 
 
 def test_the_watchdog_answers_everything_at_its_end_and_ends_its_thread() -> None:
