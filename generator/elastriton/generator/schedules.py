@@ -10,8 +10,8 @@ The search keeps name and time of constant r, and looks for the list of numbers 
 3. Judge them by how far answers to the fit part of the tasks' data move from the plain level's (Kullback-Leibler): all
    on a part of it, the closest on the whole. Candidates are those that move no task's answers further than what stands.
 4. Measure the closest candidates in turns with constant r: the closest one that is nowhere slower stands. The budget is
-   cut or raised by as much as the times missed constant r's, batch size by batch size, and 2 to 4 are done again. Where
-   no list ever stands, constant r does.
+   cut or raised by as much as the times missed constant r's, batch size by batch size (and raised by the margin where
+   no list came closer), and 2 to 4 are done again. Where no list ever stands, constant r does.
 
 Not by the loss: on a hard task its noise on some hundred samples is several times what lists differ by, and it sees how
 sure answers are as much as which they are. The divergence compares answers sample by sample, and needs no labels.
@@ -102,17 +102,14 @@ def search(
             proposals = [level for level in propose(constant.gamma, budget, cost) if level not in tried]
             candidates[constant] = closer(proposals, found[constant], judge)[:CANDIDATES]
         levels = [level for some in candidates.values() for level in some]
-        if not levels:
-            break
-        advance("latency of the closest schedules")
-        times_ms = dict(zip((*constants, *levels), timer([*constants, *levels]), strict=True))
+        advance(f"latency of {len(levels)} schedules")
+        times_ms = dict(zip((*constants, *levels), timer([*constants, *levels]), strict=True)) if levels else {}
         for constant, some in candidates.items():
             slower = [_shares(times_ms[level], times_ms[constant]) for level in some]
             standing = (level for level, shares in zip(some, slower, strict=True) if max(shares) <= 1.0)
             found[constant] = next(standing, found[constant])
-            if some:
-                missed = map(fmean, zip(*slower, strict=True))
-                budgets[constant] = tuple(map(truediv, budgets[constant], missed))
+            missed = map(fmean, zip(*slower, strict=True)) if some else (MARGIN for _ in budgets[constant])
+            budgets[constant] = tuple(map(truediv, budgets[constant], missed))
         tried.update(levels)
     return tuple(found.values())
 

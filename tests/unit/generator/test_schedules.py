@@ -142,6 +142,15 @@ def test_what_is_slower_than_predicted_gets_a_smaller_budget(factors: tuple[floa
     assert not within(machine.first, *factors)
 
 
+def test_where_nothing_comes_closer_the_budget_is_raised_by_the_margin() -> None:
+    def dear(level: TokenLevel, every: int) -> tuple[float, ...]:
+        return (float(not level.keep_norm or COST(level)[0] < 0.985 * COST(CONSTANT)[0]),)
+
+    [found] = search([CONSTANT], NO_PRICE, dear, Machine(), silent)
+    assert found.keep_norm
+    assert within(found, 1.0, 1.0)
+
+
 def test_no_list_is_timed_twice() -> None:
     machine = Machine(1.1, 1.1)
     search([CONSTANT], NO_PRICE, late, machine, silent)
