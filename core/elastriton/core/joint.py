@@ -107,7 +107,6 @@ class _Queue:
         self.worth: Floats = np.array(worth)[:, [columns[item.task] for item in items]] * utility
         deadlines = np.array([item.deadline_s for item in items])
         self.left_ms: Floats = (deadlines - now_s) * 1000.0 - outlook.overhead_ms
-        self.last_ms = float(self.left_ms.max())
         costs_ms = np.array([latency.all_costs_ms(length) for length in lengths])  # [lengths, levels]
         shares = np.bincount(self.rows) / (len(items) * outlook.executors)
         self.cost_ms: list[float] = (shares @ costs_ms).tolist()
@@ -118,3 +117,6 @@ class _Queue:
         samples = np.minimum(self.sizes * self.chunk, len(items))
         self.latency_ms: Floats = np.array([latency.all_safe_ms(length)[:, samples] for length in lengths])
         self.typical_ms: Floats = np.array([latency.all_typical_ms(length)[:, samples] for length in lengths])
+        # no plan takes longer than this: a far deadline must not make the grid too coarse for the near ones
+        longest_ms = chunks * self.typical_ms[:, :, 0].max() / outlook.executors + self.latency_ms.max()
+        self.last_ms = float(min(self.left_ms.max(), longest_ms))

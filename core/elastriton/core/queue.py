@@ -12,7 +12,8 @@ from typing import Any
 class Item:
     """One sample that waits: its task, its deadline, what an answer in time is worth, and its length in tokens.
 
-    Times are seconds on the caller's clock; `payload` is the caller's own and is never looked at here.
+    Times are seconds on the caller's clock; `payload` is the caller's own and is never looked at here. `background` is
+    work that nobody waits for, an audit: it counts neither as load nor for its task's outcomes.
     """
 
     task: str
@@ -21,6 +22,7 @@ class Item:
     utility: float
     length: int
     payload: Any = None
+    background: bool = False
 
 
 class DeadlineQueue:

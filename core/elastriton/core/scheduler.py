@@ -43,6 +43,17 @@ class Scheduler:
 
         Raises Rejected at once where the queue is full, or no level can meet a deadline even with nothing before it.
         """
+        try:
+            self._check(items, now_s)
+        except Rejected:
+            self._observe(items, in_time=False)
+            raise
+        for item in items:
+            self.waiting.add(item)
+            if not item.background:
+                self.policy.arrived(item)
+
+    def _check(self, items: Sequence[Item], now_s: float) -> None:
         if len(self.waiting) + len(items) > self.max_queue:
             raise Rejected(
                 f"the queue is full: {len(self.waiting)} samples wait of at most {self.max_queue}; "
@@ -52,10 +63,9 @@ class Scheduler:
             needed_ms = self.outlook.needed_ms(item)
             left_ms = (item.deadline_s - now_s) * 1000.0
             if needed_ms > left_ms:
+                if not self.waiting and self.outlook.profiled_ms(item) <= left_ms:
+                    self.outlook.latency.drift.relax()  # no batch will: a bad minute must not last for ever
                 raise hopeless(left_ms, f"the fastest level needs {needed_ms:.1f} ms")
-        for item in items:
-            self.waiting.add(item)
-            self.policy.arrived(item)
 
     def next(self, now_s: float) -> Decision | None:
         """What an idle executor should do now; None where nothing waits. The decision's items leave the queue.
@@ -66,16 +76,16 @@ class Scheduler:
             return None
         decision = self.policy.decide(list(self.waiting), now_s, self.outlook)
         self.waiting.remove((*decision.batch, *decision.drop))
-        for item in decision.drop:
-            self.outlook.floors.observe(item.task, in_time=False)
+        self._observe(decision.drop, in_time=False)
         return decision
 
     def ended(self, decision: Decision, started_s: float, ended_s: float) -> Ended:
         """Learn from a batch that has run, and tell how it went."""
         took_ms, answered_s = (ended_s - started_s) * 1000.0, ended_s + self.outlook.overhead_ms / 1000.0
-        in_time = [item for item in decision.batch if answered_s <= item.deadline_s]
-        for item in decision.batch:
-            self.outlook.floors.observe(item.task, in_time=answered_s <= item.deadline_s)
+        owed = [item for item in decision.batch if not item.background]
+        in_time = [item for item in owed if answered_s <= item.deadline_s]
+        self._observe(in_time, in_time=True)
+        self._observe([item for item in owed if answered_s > item.deadline_s], in_time=False)
         longest = max(item.length for item in decision.batch)
         self.outlook.latency.observe(decision.gamma, len(decision.batch), longest, took_ms)
         return Ended(
@@ -84,7 +94,7 @@ class Scheduler:
             predicted_ms=(decision.finish_s - started_s) * 1000.0 - self.outlook.overhead_ms,
             took_ms=took_ms,
             in_time=Counter(item.task for item in in_time),
-            late=Counter(item.task for item in decision.batch) - Counter(item.task for item in in_time),
+            late=Counter(item.task for item in owed) - Counter(item.task for item in in_time),
             utility=sum(item.utility * self.outlook.accuracy[item.task][decision.gamma] for item in in_time),
             waiting=len(self.waiting),
         )
@@ -93,9 +103,14 @@ class Scheduler:
         """Take out the items whose deadline has passed while every executor was busy."""
         late = [item for item in self.waiting if item.deadline_s <= now_s]
         self.waiting.remove(late)
-        for item in late:
-            self.outlook.floors.observe(item.task, in_time=False)
+        self._observe(late, in_time=False)
         return late
+
+    def _observe(self, items: Sequence[Item], *, in_time: bool) -> None:
+        """Tell the floors what became of items that somebody waits for."""
+        for item in items:
+            if not item.background:
+                self.outlook.floors.observe(item.task, in_time=in_time)
 
 
 def hopeless(left_ms: float, reason: str) -> Rejected:

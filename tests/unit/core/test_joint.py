@@ -95,6 +95,13 @@ def test_a_full_queue_takes_the_fast_level() -> None:
     assert (len(decision.batch), decision.gamma) == (4, -8)
 
 
+def test_a_far_deadline_does_not_blind_the_plan_to_near_ones() -> None:
+    """An audit, say, in a queue of urgent requests: the grid of times must not be stretched to it."""
+    waiting = [*(item(22.0) for _ in range(16)), item(20_000.0, utility=1e-6)]
+    decision = Joint(priced=False).decide(waiting, 0.0, outlook())
+    assert (len(decision.batch), decision.gamma) == (4, -8)
+
+
 def test_it_gives_up_what_is_worth_less() -> None:
     cheap, dear = item(2.1, utility=1.0), item(2.2, utility=50.0)
     decision = Joint(priced=False).decide([cheap, dear], 0.0, outlook())

@@ -1,23 +1,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from elastriton.core.errors import Rejected
+from elastriton.core.fairness import Floors
 from elastriton.core.latency import Cell, LatencyTable
 from elastriton.core.policy import Decision, LargestBatch, Outlook
 from elastriton.core.queue import Item
 from elastriton.core.scheduler import Scheduler
 
 
-def scheduler(max_queue: int = 8, max_batch: int = 4, overhead_ms: float = 0.0) -> Scheduler:
-    """10 ms per sample at level 0, 5 ms at level -4."""
+def scheduler(max_queue: int = 8, max_batch: int = 4, overhead_ms: float = 0.0, floor: float = 0.0) -> Scheduler:
+    """10 ms per sample at level 0, 5 ms at level -4; `floor` is that of task t."""
     cells = [
         Cell(gamma, 8, batch, ms * batch, ms * batch, 1) for gamma, ms in ((-4, 5.0), (0, 10.0)) for batch in (1, 8)
     ]
     accuracy = {"t": {-4: 0.5, 0: 0.9}, "plain": {0: 0.9}}
-    return Scheduler(Outlook(LatencyTable(cells), accuracy, max_batch, overhead_ms), LargestBatch(), max_queue)
+    outlook = Outlook(LatencyTable(cells), accuracy, max_batch, overhead_ms, floors=Floors({"t": floor}))
+    return Scheduler(outlook, LargestBatch(), max_queue)
 
 
 def items(*left_ms: float, task: str = "t", now_s: float = 0.0) -> list[Item]:
@@ -150,3 +153,62 @@ def test_a_batch_that_has_ended_is_told_by_task() -> None:
     assert ended.utility == s.outlook.accuracy[task][decision.gamma]
     assert (ended.took_ms, ended.size, ended.waiting) == (100.0, 2, 0)
     assert ended.predicted_ms == pytest.approx(1000.0 * decision.finish_s - s.outlook.overhead_ms)
+
+
+def test_one_slow_minute_does_not_lock_everybody_out_for_ever() -> None:
+    s = scheduler()
+    decision = Decision(tuple(items(100)), gamma=-4, finish_s=0.005)
+    for _ in range(40):
+        s.ended(decision, 0.0, 10.0)
+    refused = 0
+    while not s.waiting and refused < 60:
+        try:
+            s.admit(items(20), 0.0)
+        except Rejected:
+            refused += 1
+    assert 0 < refused < 60, "nobody is let in by a drift that no batch corrects"
+    assert s.outlook.needed_ms(s.waiting[0]) <= 20
+
+
+def test_what_is_hopeless_on_any_day_says_nothing_about_the_machine() -> None:
+    s = scheduler()
+    for _ in range(10):
+        s.ended(Decision(tuple(items(100)), gamma=-4, finish_s=0.005), 0.0, 1.0)
+    before = s.outlook.latency.drift.typical
+    with pytest.raises(Rejected):
+        s.admit(items(4), 0.0)
+    assert s.outlook.latency.drift.typical == before > 1.0
+    s.admit(items(100), 0.0)
+    with pytest.raises(Rejected):
+        s.admit(items(6), 0.0)
+    assert s.outlook.latency.drift.typical == before, "what waits will show how fast the machine is"
+
+
+def test_background_work_counts_neither_as_load_nor_as_an_outcome() -> None:
+    heard: list[Item] = []
+
+    class Listening(LargestBatch):
+        def arrived(self, item: Item) -> None:
+            heard.append(item)
+
+    s = scheduler(floor=0.5)
+    s.policy = Listening()
+    [asked] = items(100)
+    audit = replace(asked, background=True)
+    s.admit([asked, audit], 0.0)
+    assert heard == [asked]
+    ended = s.ended(Decision((asked, audit), -4, 0.005), 0.0, 0.005)
+    assert (ended.size, dict(ended.in_time), dict(ended.late)) == (2, {"t": 1}, {})
+    s.ended(Decision((audit,), -4, 0.005), 0.0, 5.0)
+    assert s.outlook.floors.weight("t") == 1.0
+    s.waiting.remove([asked])
+    assert s.expire(1.0) == [audit]
+    assert s.outlook.floors.weight("t") == 1.0
+
+
+def test_a_task_that_is_refused_at_the_door_weighs_more() -> None:
+    s = scheduler(max_queue=1, floor=0.5)
+    s.admit(items(100), 0.0)
+    with pytest.raises(Rejected, match="queue is full"):
+        s.admit(items(100), 0.0)
+    assert s.outlook.floors.weight("t") > 1.0
