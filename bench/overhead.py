@@ -134,7 +134,7 @@ def only_plain(plan: Plan) -> Plan:
             for task, part in scheduler.tasks.items()
         }
         cells = tuple(cell for cell in scheduler.latency if cell.gamma == 0)
-        schedulers[name] = replace(scheduler, tasks=tasks, latency=cells, answer_within_s=120.0)
+        schedulers[name] = replace(scheduler, tasks=tasks, latency=cells, grace_s=120.0)
     return replace(plan, schedulers=schedulers)
 
 

@@ -29,9 +29,7 @@ def server(
 ) -> Server:
     """The tiny project with an impatient watchdog, joint plans, and a cascade that never trusts its small model."""
     plan = load(Plan, tiny_build / "plan.json")
-    schedulers = {
-        name: replace(part, answer_within_s=WITHIN_S, policy="joint") for name, part in plan.schedulers.items()
-    }
+    schedulers = {name: replace(part, grace_s=WITHIN_S, policy="joint") for name, part in plan.schedulers.items()}
     cascades = {
         name: replace(part, small=tuple(replace(one, threshold=1.1) for one in part.small))
         for name, part in plan.cascades.items()

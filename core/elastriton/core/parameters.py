@@ -2,7 +2,8 @@
 
 `slo_ms` (the time within which the answer is useful), `utility` (what an answer in time is worth) and `sent_unix_ms`
 (the Unix time of sending, from which `slo_ms` then counts; else from arrival at the scheduler) are numbers or their
-decimal text. Parameters reach every step of an ensemble, over gRPC and HTTP.
+decimal text. `background` (a boolean) marks work that nobody waits for, a cascade's audit. Parameters reach every step
+of an ensemble, over gRPC and HTTP.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from elastriton.core.errors import InvalidInput
 SLO_MS = "slo_ms"
 UTILITY = "utility"
 SENT_UNIX_MS = "sent_unix_ms"
+BACKGROUND = "background"
 MAX_SLO_MS = 600_000.0
 MAX_UTILITY = 1e6
 MAX_UNIX_MS = 1e14
@@ -28,6 +30,7 @@ class RequestOptions:
     slo_ms: float | None = None
     utility: float | None = None
     sent_unix_ms: float | None = None
+    background: bool = False
 
     def waited_ms(self, unix_ms: float) -> float:
         """How long the request has been under way at a Unix time; 0 where it does not say, or by a clock ahead."""
@@ -44,7 +47,10 @@ def parse_options(parameters_json: str, timeout_us: int = 0) -> RequestOptions:
     if slo_ms is None and timeout_us > 0:
         slo_ms = min(timeout_us / 1000.0, MAX_SLO_MS)
     utility, sent_unix_ms = _number(parameters, UTILITY, MAX_UTILITY), _number(parameters, SENT_UNIX_MS, MAX_UNIX_MS)
-    return RequestOptions(slo_ms, utility, sent_unix_ms)
+    background = parameters.get(BACKGROUND, False)
+    if not isinstance(background, bool):
+        raise InvalidInput(f"parameter {BACKGROUND}={background!r} is not a boolean; send true or leave it out")
+    return RequestOptions(slo_ms, utility, sent_unix_ms, background)
 
 
 def _number(parameters: dict[str, object], name: str, maximum: float) -> float | None:

@@ -87,7 +87,7 @@ class SchedulerPlan:
     max_queue: int
     overhead_ms: float
     executors: int = 1
-    answer_within_s: float = 60.0
+    grace_s: float = 60.0
 
     def outlook(self) -> Outlook:
         """The plan as the policies see it."""
@@ -146,7 +146,7 @@ class CascadePlan:
     audit: AuditPlan | None = None
     promise: Promise | None = None
     max_bytes: int = 1024 * 1024
-    answer_within_s: float = 60.0
+    grace_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)

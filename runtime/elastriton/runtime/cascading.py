@@ -25,7 +25,7 @@ import numpy as np
 
 from elastriton.core.cascade import accepts, blend
 from elastriton.core.errors import Internal, InvalidInput, Rejected, RequestError, Unavailable
-from elastriton.core.parameters import parse_options
+from elastriton.core.parameters import BACKGROUND, SLO_MS, UTILITY, parse_options
 from elastriton.core.plan import CascadePlan
 from elastriton.runtime.auditing import AuditObserver, Auditor
 from elastriton.runtime.executor import Arrays, Floats
@@ -93,7 +93,7 @@ class CascadeService:
         self._routes = ThreadPoolExecutor(ROUTES, thread_name_prefix="route")
         self._next = ThreadPoolExecutor(1, thread_name_prefix="small")  # its own: not behind calls to the large model
         self._room = BoundedSemaphore(MAX_ROUTED)
-        self._watchdog = Watchdog(plan.answer_within_s)
+        self._watchdog = Watchdog(plan.grace_s)
         self._auditor = Auditor(plan.audit, self._second_opinion, observer) if plan.audit else None
 
     def handle(self, requests: Sequence[Request]) -> None:
@@ -114,9 +114,10 @@ class CascadeService:
 
     def _take_in(self, request: Request, samples: list[Sample]) -> None:
         """Add a request's samples to `samples`, all or none."""
-        self._watchdog.watch(request.reply)
         options = parse_options(request.parameters, request.timeout_us)
-        left_ms = (options.slo_ms or self._plan.slo_ms) - options.waited_ms(time.time() * 1000.0)
+        slo_ms = options.slo_ms or self._plan.slo_ms
+        self._watchdog.watch(request.reply, slo_ms / 1000.0)
+        left_ms = slo_ms - options.waited_ms(time.time() * 1000.0)
         deadline_s = time.monotonic() + left_ms / 1000.0
         rows = [tuple(row) for row in request.inputs[self._input]]
         if not rows:
@@ -249,12 +250,16 @@ class CascadeService:
         self._note(lambda observer: observer.shortened(short.words, short.kept))
         return short.texts
 
-    def _outputs(self, reading: Any, slo_ms: float, utility: float | None, request_id: str) -> Arrays:
+    def _outputs(
+        self, reading: Any, slo_ms: float, utility: float | None, request_id: str, *, background: bool = False
+    ) -> Arrays:
         inputs: Arrays = {name.upper(): array for name, array in self._large.batch([reading]).items()}
         inputs["TASK"] = np.array([[self._plan.task.encode()]], dtype=object)
-        parameters: Parameters = {"slo_ms": f"{slo_ms:.3f}"}  # text: calls between models carry no floats
+        parameters: Parameters = {SLO_MS: f"{slo_ms:.3f}"}  # text: calls between models carry no floats
         if utility is not None:
-            parameters["utility"] = repr(utility)
+            parameters[UTILITY] = repr(utility)
+        if background:
+            parameters[BACKGROUND] = True
         return self._call(self._plan.scheduler, inputs, parameters, request_id)
 
     def _values(self, outputs: Arrays) -> Floats:
@@ -262,8 +267,14 @@ class CascadeService:
         return np.asarray(outputs[name][0], dtype=np.float32)
 
     def _second_opinion(self, row: Row, slo_ms: float, utility: float) -> Floats:
-        """What the large model says of a sample that has its answer."""
-        return self._values(self._outputs(self._large.read(row), slo_ms, utility, ""))
+        """What the large model says of a sample that has its answer.
+
+        Raises Rejected where it says so at a merging level: the promise compares with the plain one.
+        """
+        outputs = self._outputs(self._large.read(row), slo_ms, utility, "", background=True)
+        if (gamma := int(outputs["GAMMA"][0, 0])) < 0:
+            raise Rejected(f"there is only time for level {gamma}")
+        return self._values(outputs)
 
     def _put(self, sample: Sample, result: Result) -> None:
         sample.parts.put(sample.index, result)

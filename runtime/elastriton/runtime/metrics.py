@@ -7,6 +7,7 @@ Every call goes through one lock: two threads inside Triton's metric API abort t
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import triton_python_backend_utils as pb_utils
 from elastriton.core.drift import Drift
 from elastriton.core.queue import Item
 from elastriton.core.scheduler import Ended
+from elastriton.runtime.worker import Lost
 
 _LOCK = threading.Lock()
 _MS_BUCKETS = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0]
@@ -42,11 +44,11 @@ class SchedulerMetrics:
         self._safe = drift.metric({"model": model, "quantile": "0.99"})
         utility = _Family("COUNTER", "elastriton_utility_total", "Expected utility of the answers in time")
         self._utility = utility.metric({"model": model})
-        outcomes = _Family("COUNTER", "elastriton_outcomes_total", "Admitted samples by what became of them")
+        outcomes = _Family("COUNTER", "elastriton_outcomes_total", "Samples by what became of them")
         self._outcomes = {
             (task, outcome): outcomes.metric({"model": model, "task": task, "outcome": outcome})
             for task in tasks
-            for outcome in ("in_time", "late", "dropped")
+            for outcome in ("in_time", "late", "dropped", "rejected", "failed")
         }
 
     def batch(self, ended: Ended, drift: Drift) -> None:
@@ -65,11 +67,12 @@ class SchedulerMetrics:
                 for task, count in counts.items():
                     self._outcomes[task, outcome].value.increment(count)
 
-    def dropped(self, items: Sequence[Item]) -> None:
-        """Note items that were rejected after they had waited."""
+    def lost(self, items: Sequence[Item], outcome: Lost) -> None:
+        """Note items that got an error; nobody waits for those in the background."""
+        tasks = Counter(item.task for item in items if not item.background)
         with _LOCK:
-            for item in items:
-                self._outcomes[item.task, "dropped"].value.increment(1)
+            for task, count in tasks.items():
+                self._outcomes[task, outcome].value.increment(count)
 
 
 class CascadeMetrics:

@@ -103,10 +103,10 @@ def guard(reply: Reply, work: Callable[[], object], outbox: Outbox | None = None
 
 
 class Watchdog:
-    """Answers requests that have waited longer than `limit_s`, so that no client hangs on a lost one."""
+    """Answers what has no answer `grace_s` after its deadline, so that no client hangs on a lost request."""
 
-    def __init__(self, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limit_s = limit_s
+    def __init__(self, grace_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._grace_s = grace_s
         self._clock = clock
         self._open: dict[int, tuple[float, Reply]] = {}
         self._wake = threading.Condition()
@@ -114,22 +114,22 @@ class Watchdog:
         self._stopped = False
         self._told = False
 
-    def watch(self, reply: Reply) -> None:
-        """Answer `reply` after the limit, unless it has been answered; starts the thread on the first call."""
+    def watch(self, reply: Reply, slo_s: float = 0.0) -> None:
+        """Answer `reply` after its `slo_s` and the grace, unless it has been; starts the thread on the first call."""
         if reply.done:
             return
         key = id(reply)
         reply.when_done(lambda: self._forget(key))
         with self._wake:
-            self._open[key] = (self._clock(), reply)
+            self._open[key] = (self._clock() + slo_s + self._grace_s, reply)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
                 self._thread.start()
 
     def overdue(self, now_s: float) -> list[Reply]:
-        """The open replies that are older than the limit."""
+        """The open replies whose time and grace are over."""
         with self._wake:
-            return [reply for born_s, reply in self._open.values() if now_s - born_s > self._limit_s]
+            return [reply for due_s, reply in self._open.values() if now_s > due_s]
 
     def stop(self) -> None:
         """Answer what is still open and end the thread."""
@@ -147,15 +147,21 @@ class Watchdog:
             with self._wake:
                 if self._stopped:
                     return
-                self._wake.wait(timeout=min(1.0, self._limit_s / 4))
+                self._wake.wait(timeout=min(1.0, self._grace_s / 4))
             if overdue := self.overdue(self._clock()):
                 self._tell(len(overdue))
             for reply in overdue:
-                reply.send(Unavailable(f"no answer within {self._limit_s:g} s; a model behind this one may be dead"))
+                reply.send(
+                    Unavailable(
+                        f"no answer {self._grace_s:g} s after the deadline; a model behind this one may be dead"
+                    )
+                )
 
     def _tell(self, count: int) -> None:
         """Say what is wrong, before answers that may hang as well; the first time also where all threads are."""
-        _LOG.error("%d requests have waited for over %g s: something behind this model is stuck", count, self._limit_s)
+        _LOG.error(
+            "%d requests are %g s behind their deadline: something behind this model is stuck", count, self._grace_s
+        )
         if not self._told and sys.__stderr__ is not None:
             faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
         self._told = True

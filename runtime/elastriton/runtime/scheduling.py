@@ -48,7 +48,7 @@ class SchedulingService:
         self._call = call
         scheduler = Scheduler(plan.outlook(), POLICIES[plan.policy](), plan.max_queue)
         self._worker = Worker(scheduler, self._run, _answer, executors=plan.executors, observer=observer)
-        self._watchdog = Watchdog(plan.answer_within_s)
+        self._watchdog = Watchdog(plan.grace_s)
 
     def handle(self, request: Request) -> None:
         """Queue a request, or answer it at once with what is wrong with it. Never raises."""
@@ -60,7 +60,6 @@ class SchedulingService:
         self._watchdog.stop()
 
     def _queue(self, request: Request) -> None:
-        self._watchdog.watch(request.reply)
         options = parse_options(request.parameters, request.timeout_us)
         task = self._task(request.inputs["TASK"])
         plan = self._plan.tasks[task]
@@ -72,12 +71,17 @@ class SchedulingService:
                 f"the deadline cannot be met: by its sent_unix_ms the request has been under way for {waited_ms:.1f} "
                 f"of its {slo_ms:g} ms; raise slo_ms, or leave sent_unix_ms out where clocks differ"
             )
+        self._watchdog.watch(request.reply, slo_ms / 1000.0)
         now_s = self._worker.clock()
         deadline_s = now_s + (slo_ms - waited_ms) / 1000.0
         utility = options.utility or plan.utility
+
+        def sample(index: int, data: Any) -> Sample:
+            return Sample(data, parts, index, request.request_id)
+
         self._worker.submit(
             [
-                Item(task, now_s, deadline_s, utility, length, Sample(data, parts, index, request.request_id))
+                Item(task, now_s, deadline_s, utility, length, sample(index, data), options.background)
                 for index, (data, length) in enumerate(samples)
             ]
         )

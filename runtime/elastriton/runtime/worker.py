@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from elastriton.core.drift import Drift
 from elastriton.core.errors import Internal, RequestError, Unavailable
@@ -25,6 +25,7 @@ from elastriton.runtime.outbox import Outbox, guarded
 
 Run = Callable[[Decision], Sequence[Any]]
 Answer = Callable[[Item, Any], None]
+Lost = Literal["rejected", "dropped", "failed"]
 
 
 class Observer(Protocol):
@@ -34,8 +35,8 @@ class Observer(Protocol):
         """A batch has been run; `drift` holds the factors on measured latencies."""
         ...
 
-    def dropped(self, items: Sequence[Item]) -> None:
-        """Items have been rejected after they had waited."""
+    def lost(self, items: Sequence[Item], outcome: Lost) -> None:
+        """Items got an error: rejected on arrival, dropped after they had waited, or their batch failed."""
         ...
 
 
@@ -72,7 +73,11 @@ class Worker:
         with self._wake:
             if self._stopped:
                 raise Unavailable("the scheduler is being unloaded; retry on another replica")
-            self._scheduler.admit(items, self.clock())
+            try:
+                self._scheduler.admit(items, self.clock())
+            except RequestError:
+                self._note_lost(items, "rejected")
+                raise
             if not self._threads:
                 self._start()
             self._wake.notify_all()
@@ -90,7 +95,9 @@ class Worker:
             ended_s = self.clock()
             for item, result in zip(decision.batch, results, strict=True):
                 self.outbox.put(partial(self._answer, item, result))
-            if not isinstance(results[0], RequestError):  # how long a failure took says nothing about the encoder
+            if isinstance(results[0], RequestError):  # how long a failure took says nothing about the encoder
+                self._note_lost(decision.batch, "failed")
+            else:
                 with self._wake:
                     ended = self._scheduler.ended(decision, started_s, ended_s)
                 if self._observer:
@@ -135,8 +142,11 @@ class Worker:
     def _reject(self, items: Sequence[Item], now_s: float, reason: str) -> None:
         for item in items:
             self._answer(item, hopeless((item.deadline_s - now_s) * 1000.0, reason))
+        self._note_lost(items, "dropped")
+
+    def _note_lost(self, items: Sequence[Item], outcome: Lost) -> None:
         if self._observer:
-            self._notes.put(partial(self._observer.dropped, items))
+            self._notes.put(partial(self._observer.lost, items, outcome))
 
     def _reject_late(self) -> None:
         with self._earlier:

@@ -63,3 +63,10 @@ def test_a_request_has_waited_since_it_was_sent_and_never_less_than_not_at_all()
     assert parse_options('{"slo_ms": 20}').waited_ms(1_795_000_000_123.0) == 0.0
     options = parse_options('{"sent_unix_ms": 1795000000123}')
     assert [options.waited_ms(1_795_000_000_123.0 + after) for after in (40.0, 0.0, -40.0)] == [40.0, 0.0, 0.0]
+
+
+def test_background_is_a_boolean() -> None:
+    assert parse_options('{"background": true}').background
+    assert not parse_options("{}").background
+    with pytest.raises(InvalidInput, match="background='yes' is not a boolean"):
+        parse_options('{"background": "yes"}')

@@ -258,6 +258,26 @@ def test_early_answers_are_audited_and_end_with_the_alarm(plan: CascadePlan, tin
     np.testing.assert_allclose(outcome["PROBABILITIES"], other[None], atol=1e-6)
     assert {float(parameters["slo_ms"]) for parameters in asked[:-1]} == {20_000.0}
     assert {float(parameters["utility"]) for parameters in asked[:-1]} == {1e-6}
+    assert [parameters.get("background", False) for parameters in asked] == [True] * (len(asked) - 1) + [False]
+
+
+def test_what_the_large_model_says_at_a_merging_level_is_no_audit(
+    plan: CascadePlan, tiny_build: Path, counts: Counts
+) -> None:
+    """The promise compares with the plain level: under load the alarm would be about the level, not the cascade."""
+    (early,) = small_probabilities(plan, tiny_build, EASY)
+    gammas = iter([-8, -4, 0])
+
+    def call(model: str, inputs: Arrays, parameters: Parameters, request_id: str) -> Arrays:
+        return {"PROBABILITIES": early[None], "GAMMA": np.array([[next(gammas)]], np.int32)}
+
+    audited = replace(at(plan, 0.0), audit=AuditPlan(share=1.0, reference=0.05, delta=0.05, fall_back=True))
+    with serving(audited, tiny_build, call, counts) as service:
+        for _ in range(3):
+            answers(service, request(EASY))
+        assert counts.audits.get(timeout=10) == (True, False)
+    assert counts.audits.empty()
+    assert next(gammas, None) is None
 
 
 def test_an_alarm_without_a_fall_back_changes_no_answer(plan: CascadePlan, tiny_build: Path, counts: Counts) -> None:

@@ -135,6 +135,17 @@ def test_only_what_is_open_for_longer_than_the_limit_is_overdue() -> None:
         assert dog.overdue(70.1) == [second]
 
 
+def test_a_request_with_a_late_deadline_is_given_its_time() -> None:
+    now = [0.0]
+    (_, soon), (_, late) = reply(), reply()
+    with watchdog(60.0, lambda: now[0]) as dog:
+        dog.watch(soon, slo_s=0.2)
+        dog.watch(late, slo_s=600.0)
+        assert dog.overdue(60.1) == []
+        assert dog.overdue(60.3) == [soon]
+        assert dog.overdue(660.1) == [soon, late]
+
+
 def test_the_watchdog_answers_what_nobody_answered(
     caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,8 +159,8 @@ def test_the_watchdog_answers_what_nobody_answered(
         assert answered.wait(timeout=10)
         assert dog.overdue(1.0) == []
     assert type(outcomes[0]) is Unavailable
-    assert "no answer within 0.04 s" in str(outcomes[0])
-    assert "1 requests have waited for over 0.04 s" in caplog.text
+    assert "no answer 0.04 s after the deadline" in str(outcomes[0])
+    assert "1 requests are 0.04 s behind their deadline" in caplog.text
     assert "in _tell" in capfd.readouterr().err, "where the threads are"
 
 

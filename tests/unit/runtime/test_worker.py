@@ -16,7 +16,7 @@ from elastriton.core.policy import Decision, LargestBatch, Outlook
 from elastriton.core.queue import Item
 from elastriton.core.scheduler import Ended, Scheduler
 from elastriton.runtime.outbox import SENDERS
-from elastriton.runtime.worker import Run, Worker
+from elastriton.runtime.worker import Lost, Run, Worker
 
 Answers = queue.Queue[tuple[Any, Any]]
 
@@ -135,7 +135,7 @@ def test_an_error_in_the_observer_does_not_end_the_worker() -> None:
             self.calls += 1
             raise RuntimeError("metrics are down")
 
-        def dropped(self, items: Sequence[Item]) -> None:
+        def lost(self, items: Sequence[Item], outcome: Lost) -> None:
             raise RuntimeError("metrics are down")
 
     observer = Observer()
@@ -146,6 +146,27 @@ def test_an_error_in_the_observer_does_not_end_the_worker() -> None:
     assert observer.calls == 3
 
 
+def test_the_observer_hears_of_everything_that_got_an_error() -> None:
+    heard: queue.Queue[tuple[list[Any], Lost]] = queue.Queue()
+
+    class Observer:
+        def batch(self, ended: Ended, drift: Drift) -> None: ...
+
+        def lost(self, items: Sequence[Item], outcome: Lost) -> None:
+            heard.put(([one.payload for one in items], outcome))
+
+    def failing(decision: Decision) -> Sequence[Any]:
+        raise Internal("the executor is gone")
+
+    with working(failing, observer=Observer()) as (worker, answers):
+        with pytest.raises(Rejected):
+            worker.submit([item("hopeless", left_s=1e-6)])
+        assert heard.get(timeout=10) == (["hopeless"], "rejected")
+        worker.submit([item("unlucky")])
+        assert type(take(answers, 1)["unlucky"]) is Internal
+        assert heard.get(timeout=10) == (["unlucky"], "failed")
+
+
 def test_no_answer_waits_for_the_observer() -> None:
     go = threading.Event()
 
@@ -153,7 +174,7 @@ def test_no_answer_waits_for_the_observer() -> None:
         def batch(self, ended: Ended, drift: Drift) -> None:
             go.wait(timeout=20)
 
-        def dropped(self, items: Sequence[Item]) -> None:
+        def lost(self, items: Sequence[Item], outcome: Lost) -> None:
             go.wait(timeout=20)
 
     with working(observer=Stuck()) as (worker, answers):
