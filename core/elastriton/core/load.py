@@ -44,42 +44,37 @@ def expected_price(rate: float, cost: Sequence[float], worth: Sequence[float]) -
 
     The price rises by leaps as the rate does: a mean tells early that a level may soon be too slow.
     """
-    envelope = _envelope(sorted(zip(cost, worth, strict=True)))
-    most = MOST * envelope[0][1] / envelope[0][0]
-    return max(0.0, sum(min(most, _slope(envelope, share * rate)) for share in RATES) / len(RATES))
+    mixes = envelope(cost, worth)
+    most = MOST * mixes[0][1] / mixes[0][0]
+    return max(0.0, sum(min(most, price_of_time(share * rate, mixes)) for share in RATES) / len(RATES))
 
 
-def price_of_time(rate: float, cost: Sequence[float], worth: Sequence[float]) -> float:
+def price_of_time(rate: float, mixes: Sequence[tuple[float, float]]) -> float:
     """What a unit of executor time is worth to arrivals at `rate`, per unit of time.
 
-    Level g serves a sample in `cost[g]` and earns `worth[g]`. The best mix of levels for a stream solves a small linear
-    programme: maximise the worth under one unit of time per unit of time. Its dual is the slope of the concave envelope
-    of worth over cost at the cost that the rate leaves per sample: zero where even the dearest level keeps up, and the
-    worth per time of the cheapest one where none does.
+    A level serves a sample at a cost in time and earns a worth. The best mix of levels for a stream solves a small
+    linear programme: maximise the worth under one unit of time per unit of time. Its dual is the slope of `mixes`, the
+    concave envelope of worth over cost, at the cost that the rate leaves per sample: zero where even the dearest level
+    keeps up, and the worth per time of the cheapest one where none does.
     """
-    return _slope(_envelope(sorted(zip(cost, worth, strict=True))), rate)
-
-
-def _slope(envelope: Sequence[tuple[float, float]], rate: float) -> float:
-    """The slope of an envelope at the cost that a rate leaves per sample."""
     previous = (0.0, 0.0)
-    for point in envelope:
+    for point in mixes:
         if point[0] * rate > 1.0:
             return (point[1] - previous[1]) / (point[0] - previous[0])
         previous = point
     return 0.0
 
 
-def _envelope(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The rising part of the upper concave envelope, seen from the origin, of points ordered by cost."""
+def envelope(cost: Sequence[float], worth: Sequence[float]) -> list[tuple[float, float]]:
+    """The levels on the rising part of the upper concave envelope of worth over cost, seen from the origin."""
     kept: list[tuple[float, float]] = []
-    for cost, worth in points:
-        if kept and worth <= kept[-1][1]:
+    for x, y in sorted(zip(cost, worth, strict=True)):
+        if kept and y <= kept[-1][1]:
             continue
         while kept:
             before = kept[-2] if len(kept) > 1 else (0.0, 0.0)
-            if (worth - before[1]) * (kept[-1][0] - before[0]) < (kept[-1][1] - before[1]) * (cost - before[0]):
+            if (y - before[1]) * (kept[-1][0] - before[0]) < (kept[-1][1] - before[1]) * (x - before[0]):
                 break
             kept.pop()
-        kept.append((cost, worth))
+        kept.append((x, y))
     return kept

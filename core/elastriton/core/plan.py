@@ -10,10 +10,12 @@ Plan
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from elastriton.core.audit import AuditPlan
 from elastriton.core.confidence import Score
+from elastriton.core.errors import ConfigError
 from elastriton.core.fairness import Floors
 from elastriton.core.latency import Cell, LatencyTable
 from elastriton.core.levels import TokenLevel
@@ -21,6 +23,7 @@ from elastriton.core.policy import Outlook
 from elastriton.core.profile import Artifact, ImageSpec, Machine, Precision, TextSpec
 from elastriton.core.promise import Promise
 from elastriton.core.pruning import Pruning
+from elastriton.core.records import load
 
 VERSION = 1
 PLAN_FILE = "plan.json"
@@ -177,3 +180,11 @@ class Plan:
     cascades: dict[str, CascadePlan]
     tasks: dict[str, PublicTask]
     notes: tuple[str, ...] = field(default=())
+
+
+def load_plan(path: Path) -> Plan:
+    """Read a plan. Raises ConfigError where it is of another version or malformed."""
+    plan = load(Plan, path)
+    if plan.version != VERSION:
+        raise ConfigError(f"{path} has version {plan.version}, this release reads {VERSION}; plan again")
+    return plan

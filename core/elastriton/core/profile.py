@@ -64,7 +64,7 @@ class ImageSpec:
 
 @dataclass(frozen=True, slots=True)
 class TextSpec:
-    """How a text becomes token ids: at most `max_length` tokens, and whether the encoder reads segment ids."""
+    """How a text becomes token ids: at most `max_length` of them."""
 
     max_length: int
 

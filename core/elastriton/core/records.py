@@ -1,4 +1,4 @@
-"""JSON to frozen dataclasses and back: every file this project writes is one of them, with its version first."""
+"""JSON to frozen dataclasses and back: every file this project writes is one of them."""
 
 from __future__ import annotations
 

@@ -114,11 +114,10 @@ def plan(config: ConfigPath = Path("elastriton.yaml"), build: Build = Path("buil
 @app.command()
 def generate(repository: Repository, build: Build = Path("build")) -> None:
     """Write the model repository of BUILD/plan.json; an earlier one is replaced only by a complete new one."""
-    from elastriton.core.plan import PLAN_FILE, Plan
-    from elastriton.core.records import load
+    from elastriton.core.plan import PLAN_FILE, load_plan
     from elastriton.generator.repository import generate as write
 
-    models = write(load(Plan, build / PLAN_FILE), build, repository)
+    models = write(load_plan(build / PLAN_FILE), build, repository)
     typer.echo(f"wrote {len(models)} models to {repository}: {', '.join(models)}")
 
 

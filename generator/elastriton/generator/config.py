@@ -28,9 +28,9 @@ class _Strict(BaseModel):
 class EncoderConfig(_Strict):
     """One resident encoder: a timm or Hugging Face id or local folder, and the grid to measure it on.
 
-    `instances` of it run side by side as one pool: on a CPU they share the cores, on GPUs there are as many per device.
+    `instances` of it run side by side as one pool and share the cores, or one GPU: a plan is for one device.
     A level -r takes the time of r tokens merged in every layer, and with `schedule: constant` it is just that; `search`
-    looks for the lists of numbers that lose least in that time (generator/schedules.py). `precision` is for torch, by
+    looks for the lists that change answers least in that time (generator/schedules.py). `precision` is for torch, by
     default fp16 on CUDA and fp32 on a CPU.
     """
 

@@ -47,7 +47,7 @@ def load_data(path: Path) -> Labelled:
         raise ConfigError(f"data {path} is of no known kind; use a folder of class folders or {', '.join(readers)}")
     try:
         return readers[path.suffix](path)
-    except (KeyError, ValueError, IndexError) as error:
+    except (KeyError, ValueError, IndexError, TypeError) as error:
         raise ConfigError(f"data {path} is malformed: {type(error).__name__}: {error}") from None
 
 

@@ -111,4 +111,6 @@ def _recorded(file: Path) -> Floats:
             stamps = [datetime.fromisoformat(row["TIMESTAMP"][:26]) for row in csv.DictReader(lines)]
     except (KeyError, ValueError) as error:
         raise ConfigError(f"trace {file} is no .csv with a column TIMESTAMP: {type(error).__name__}: {error}") from None
+    if len(set(stamps)) < 2:
+        raise ConfigError(f"trace {file} has {len(set(stamps))} different times; it needs two at least")
     return np.sort(np.array([(stamp - stamps[0]).total_seconds() for stamp in stamps]))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from elastriton.core.errors import ConfigError
@@ -140,8 +141,7 @@ def prepare_small(
 def task_head(name: str, task: TaskConfig, own: Head | None, base: Path) -> tuple[TaskHead, tuple[str, ...]]:
     """The head of a task (its own file's, else the model's) with its prompts, and the labels in its order."""
     if task.head is not None:
-        tensors = load_file(base / task.head)
-        weight, bias = tensors["weight"].astype(np.float32), tensors["bias"].astype(np.float32)
+        weight, bias = _tensors(base / task.head, f"task {name}: head", "weight", "bias")
         labels = task.labels or ()
     elif own is not None:
         weight, bias, labels = own.weight, own.bias, task.labels or own.labels
@@ -152,8 +152,19 @@ def task_head(name: str, task: TaskConfig, own: Head | None, base: Path) -> tupl
         raise ConfigError(f"task {name}: the head has {len(bias)} outputs for {classes} labels; give the task `labels`")
     prompts: Floats | None = None
     if task.prompts is not None:
-        prompts = load_file(base / task.prompts)["prompts"].astype(np.float32)
+        (prompts,) = _tensors(base / task.prompts, f"task {name}: prompts (`elastriton tune` writes them)", "prompts")
     return TaskHead(name, weight, bias, prompts), tuple(labels) if classes else ()
+
+
+def _tensors(file: Path, what: str, *names: str) -> list[Floats]:
+    """Tensors of a safetensors file as float32. Raises ConfigError where it is missing, malformed, or lacks one."""
+    try:
+        tensors = load_file(file)
+        return [tensors[name].astype(np.float32) for name in names]
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{what}: {file} cannot be read: {error}") from None
+    except KeyError as error:
+        raise ConfigError(f"{what}: {file} has no tensor {error}; it needs {', '.join(names)}") from None
 
 
 def _prompt_layers(heads: dict[str, tuple[TaskHead, tuple[str, ...]]]) -> int:

@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from elastriton.client import Answer, AsyncClient, RejectedError
+from elastriton.client import Answer, AsyncClient, ClientError, RejectedError
 from elastriton.client.transport import Transport
 from elastriton.core.errors import ConfigError
 from elastriton.generator.config import Config
@@ -111,14 +111,16 @@ def draw(samples: Mapping[str, Sequence[Sample]], n: int, seed: int) -> list[Sam
 async def replay(
     server: str | Transport, load: Load, samples: Sequence[Sample], *, timeout_s: float = 30.0
 ) -> list[Sent]:
-    """Send `samples[i]` at `load.arrivals_s[i]`, and wait for every answer. Needs a server that is ready.
+    """Send `samples[i]` at `load.arrivals_s[i]`, and wait for every answer. Raises ConfigError where no server answers.
 
     The first requests of a connection are slow: one sample of each task is asked before the clock starts.
     """
     async with AsyncClient(server, timeout_s=timeout_s, max_in_flight=len(samples) + 1) as client:
         first = {sample.task: sample for sample in samples}
         for sample in first.values():
-            await _ask(client, sample, 0.0, time.perf_counter())
+            answer = await _answer(client, sample)
+            if not isinstance(answer, Answer | RejectedError):
+                raise ConfigError(f"task {sample.task} cannot be replayed: {type(answer).__name__}: {answer}")
         start_s = time.perf_counter() + 0.1
         asks = []
         for at_s, sample in zip(load.arrivals_s.tolist(), samples, strict=True):
@@ -129,14 +131,7 @@ async def replay(
 
 async def _ask(client: AsyncClient, sample: Sample, at_s: float, start_s: float) -> Sent:
     sent_s = time.perf_counter()
-    [answer] = await client.classify(
-        sample.task,
-        images=None if sample.image is None else [sample.image],
-        texts=None if sample.text is None else [sample.text],
-        slo_ms=sample.slo_ms,
-        utility=sample.utility,
-        return_errors=True,
-    )
+    answer = await _answer(client, sample)
     latency_ms = (time.perf_counter() - sent_s) * 1000.0
     lag_ms = (sent_s - start_s - at_s) * 1000.0
     if not isinstance(answer, Answer):
@@ -145,6 +140,18 @@ async def _ask(client: AsyncClient, sample: Sample, at_s: float, start_s: float)
     right, on_time = answer.label == sample.label, latency_ms <= sample.slo_ms
     worth = sample.utility if right and on_time else 0.0
     return Sent(sample.task, at_s, lag_ms, latency_ms, "answered", answer.gamma, right, on_time, worth)
+
+
+async def _answer(client: AsyncClient, sample: Sample) -> Answer | ClientError:
+    [answer] = await client.classify(
+        sample.task,
+        images=None if sample.image is None else [sample.image],
+        texts=None if sample.text is None else [sample.text],
+        slo_ms=sample.slo_ms,
+        utility=sample.utility,
+        return_errors=True,
+    )
+    return answer
 
 
 def summarise(sent: Sequence[Sent]) -> Summary:

@@ -68,7 +68,7 @@ def load_vision(name: str) -> VisionModel:
     if data["crop_mode"] != "center":
         raise ConfigError(f"{name} crops images by {data['crop_mode']!r}; elastriton can only crop the centre")
     encoder = ElasticViT(vit, tuple(data["mean"]), tuple(data["std"]))
-    head = _vision_head(vit) if isinstance(vit.head, torch.nn.Linear) else None
+    head = _vision_head(vit, local=Path(name).is_dir()) if isinstance(vit.head, torch.nn.Linear) else None
     image = ImageSpec(height, width, int(min(height, width) / data["crop_pct"]), data["interpolation"])
     tokens = vit.patch_embed.num_patches + vit.num_prefix_tokens
     return VisionModel(encoder, head, image, tokens, len(vit.blocks), vit.num_features)
@@ -90,8 +90,13 @@ def load_text(name: str) -> TextModel:
     return TextModel(encoder, head, _max_length(model), depth, width)
 
 
-def _vision_head(vit: Any) -> Head:
+def _vision_head(vit: Any, *, local: bool) -> Head:
+    """The head with its labels: the model's own, or for timm's ImageNet models the names of ImageNet's folders."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
     labels = (vit.pretrained_cfg or {}).get("label_names") or ()
+    if not labels and not local and (subset := infer_imagenet_subset(vit)):
+        labels = ImageNetInfo(subset).label_names()
     return Head(vit.head.weight.detach().numpy().copy(), vit.head.bias.detach().numpy().copy(), tuple(labels))
 
 

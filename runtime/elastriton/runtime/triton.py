@@ -45,7 +45,7 @@ def version_folder(args: dict[str, str]) -> Path:
 
 
 def load_plan(kind: type[T], args: dict[str, str]) -> T:
-    """The plan beside the model. Raises ConfigError where it does not fit this release."""
+    """The plan beside the model. Raises ConfigError where its fields are not those of this release."""
     return load(kind, version_folder(args) / PLAN_FILE)
 
 

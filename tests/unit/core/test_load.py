@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from elastriton.core.load import MOST, RATES, RecentRate, expected_price, price_of_time
+from elastriton.core.load import MOST, RATES, RecentRate, envelope, expected_price, price_of_time
 
 
 def test_the_recent_rate_forgets_within_a_few_deadlines_whatever_these_are() -> None:
@@ -47,19 +47,19 @@ def test_the_price_is_the_dual_of_the_time_share_programme(levels: list[tuple[fl
         return  # a kink: both slopes are right
     step = 1e-4
     slope = (value(1.0 + step) - value(1.0 - step)) / (2 * step)
-    assert price_of_time(rate, cost, worth) == pytest.approx(slope, rel=0.02, abs=1e-4)
+    assert price_of_time(rate, envelope(cost, worth)) == pytest.approx(slope, rel=0.02, abs=1e-4)
 
 
 def test_no_load_has_no_price() -> None:
-    assert price_of_time(0.0, [1.0, 2.0], [0.8, 0.9]) == 0.0
-    assert price_of_time(0.4, [1.0, 2.0], [0.8, 0.9]) == 0.0
-    assert price_of_time(0.8, [1.0, 2.0], [0.8, 0.9]) == pytest.approx(0.1)
-    assert price_of_time(2.0, [1.0, 2.0], [0.8, 0.9]) == pytest.approx(0.8)
+    assert price_of_time(0.0, envelope([1.0, 2.0], [0.8, 0.9])) == 0.0
+    assert price_of_time(0.4, envelope([1.0, 2.0], [0.8, 0.9])) == 0.0
+    assert price_of_time(0.8, envelope([1.0, 2.0], [0.8, 0.9])) == pytest.approx(0.1)
+    assert price_of_time(2.0, envelope([1.0, 2.0], [0.8, 0.9])) == pytest.approx(0.8)
 
 
 def test_the_expected_price_sees_a_leap_of_the_price_coming_and_never_takes_all_that_time_can_earn() -> None:
     cost, worth = [1.0, 2.0], [0.8, 0.9]
-    assert price_of_time(0.45, cost, worth) == 0.0
+    assert price_of_time(0.45, envelope(cost, worth)) == 0.0
     assert expected_price(0.45, cost, worth) == pytest.approx(0.1 / 3)
     assert expected_price(0.2, cost, worth) == 0.0
     assert expected_price(5.0, cost, worth) == pytest.approx(MOST * 0.8)

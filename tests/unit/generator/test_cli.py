@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-COMMANDS = ("tune", "profile", "plan", "generate", "serve", "check", "demo")
+COMMANDS = ("tune", "profile", "plan", "generate", "serve", "check", "replay", "demo")
 
 
 def elastriton(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -37,6 +39,41 @@ def test_plan_generate_check(tmp_path: Path, tiny_project: Path, tiny_build: Pat
     assert "complete and consistent" in checked.stdout
 
 
+def test_a_replay_without_a_server_says_so_at_once(tmp_path: Path, tiny_project: Path) -> None:
+    options = ("--url", "grpc://127.0.0.1:1", "--rate", 5, "--requests", 2000)
+    failed = elastriton("replay", "-c", tiny_project / "elastriton.yaml", *options, cwd=tmp_path)
+    assert failed.returncode == 1
+    assert "cannot be replayed: UnavailableError" in failed.stderr
+
+
+def test_a_plan_of_another_version_is_refused(tmp_path: Path, tiny_build: Path) -> None:
+    plan = json.loads((tiny_build / "plan.json").read_text())
+    (tmp_path / "plan.json").write_text(json.dumps({**plan, "version": 99}))
+    failed = elastriton("generate", tmp_path / "repository", "-b", tmp_path, cwd=tmp_path)
+    assert failed.returncode == 1
+    assert "has version 99, this release reads" in failed.stderr
+
+
+@pytest.mark.parametrize("key", ["head", "prompts"])
+@pytest.mark.parametrize("content", [None, b"no tensors", "another"])
+def test_a_head_or_prompts_that_cannot_be_read_are_named(
+    tmp_path: Path, tiny_vit: Path, key: str, content: bytes | str | None
+) -> None:
+    file = tmp_path / "it.safetensors"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content is not None:
+        save_file({content: np.zeros(3, np.float32)}, file)
+    task = {"encoder": "vit", "slo_ms": 100, "labels": ["a", "b", "c"], key: file.name}
+    encoder = {"kind": "vision", "model": str(tiny_vit), "levels": [0], "batches": [1]}
+    (tmp_path / "e.yaml").write_text(json.dumps({"version": 1, "encoders": {"vit": encoder}, "tasks": {"t": task}}))
+    failed = elastriton("profile", "-c", "e.yaml", cwd=tmp_path)
+    assert failed.returncode == 1, failed.stdout
+    assert f"task t: {key}" in failed.stderr
+    assert "has no tensor" in failed.stderr or "cannot be read" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
 def test_check_of_a_damaged_repository_exits_with_1(tmp_path: Path, tiny_repository: Path) -> None:
     (tmp_path / "model").mkdir()
     checked = elastriton("check", tmp_path, cwd=tmp_path)
@@ -52,6 +89,7 @@ def test_check_of_a_damaged_repository_exits_with_1(tmp_path: Path, tiny_reposit
         (("generate", "repository"), "plan.json does not exist"),
         (("serve", "nowhere"), "no model repository"),
         (("demo", "--directory", "nowhere"), "run the demo from a clone"),
+        (("replay", "--trace", "gone.csv", "--rate", "5", "-c", "gone.yaml"), "gone.yaml does not exist"),
     ],
 )
 def test_our_errors_are_one_message_and_no_traceback(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:

@@ -74,6 +74,9 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "d.json").write_text('{"rows": []}')
     with pytest.raises(ConfigError, match="malformed"):
         load_data(tmp_path / "d.json")
+    (tmp_path / "bare.json").write_text('{"items": [1, 2]}')
+    with pytest.raises(ConfigError, match="malformed"):
+        load_data(tmp_path / "bare.json")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="has no"):
         load_data(tmp_path / "empty")

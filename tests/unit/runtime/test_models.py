@@ -19,7 +19,7 @@ from transformers import (
 
 from elastriton.core.errors import ConfigError
 from elastriton.core.levels import TokenLevel
-from elastriton.runtime.models import load_text, load_vision
+from elastriton.runtime.models import _vision_head, load_text, load_vision
 
 LABELS = {0: "greet", 1: "leave", 2: "order"}
 ROBERTA: dict[str, Any] = {
@@ -109,6 +109,13 @@ def test_a_local_timm_folder_is_loaded_with_its_head_and_its_preparation(tmp_pat
 def test_a_model_without_classes_has_no_head(tmp_path: Path) -> None:
     local_vit(tmp_path / "vit", "vit_tiny_patch16_224", 0)
     assert load_vision(str(tmp_path / "vit")).head is None
+
+
+def test_an_imagenet_model_of_timm_s_has_the_labels_of_its_folders() -> None:
+    vit = timm.create_model("vit_tiny_patch16_224", pretrained=False)
+    assert _vision_head(vit, local=False).labels[:2] == ("n01440764", "n01443537")
+    assert len(_vision_head(vit, local=False).labels) == 1000
+    assert _vision_head(vit, local=True).labels == (), "a folder's classes are its own"
 
 
 def test_a_model_that_squashes_its_images_is_refused(tmp_path: Path) -> None:
