@@ -79,9 +79,9 @@ class Scheduler:
         self._observe(decision.drop, in_time=False)
         return decision
 
-    def ended(self, decision: Decision, started_s: float, ended_s: float) -> Ended:
-        """Learn from a batch that has run, and tell how it went."""
-        took_ms, answered_s = (ended_s - started_s) * 1000.0, ended_s + self.outlook.overhead_ms / 1000.0
+    def ended(self, decision: Decision, decided_s: float, ended_s: float) -> Ended:
+        """Learn from a batch that was decided on and has run, and tell how it went."""
+        took_ms, answered_s = (ended_s - decided_s) * 1000.0, ended_s + self.outlook.overhead_ms / 1000.0
         owed = [item for item in decision.batch if not item.background]
         in_time = [item for item in owed if answered_s <= item.deadline_s]
         self._observe(in_time, in_time=True)
@@ -91,7 +91,7 @@ class Scheduler:
         return Ended(
             gamma=decision.gamma,
             size=len(decision.batch),
-            predicted_ms=(decision.finish_s - started_s) * 1000.0 - self.outlook.overhead_ms,
+            predicted_ms=(decision.finish_s - decided_s) * 1000.0 - self.outlook.overhead_ms,
             took_ms=took_ms,
             in_time=Counter(item.task for item in in_time),
             late=Counter(item.task for item in owed) - Counter(item.task for item in in_time),

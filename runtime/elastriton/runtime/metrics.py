@@ -33,7 +33,7 @@ class SchedulerMetrics:
         self._batches = {gamma: batches.metric(labels) for gamma, labels in by_level.items()}
         self._samples = {gamma: samples.metric(labels) for gamma, labels in by_level.items()}
         sizes = _Family("HISTOGRAM", "elastriton_batch_size", "Samples per batch")
-        times = _Family("HISTOGRAM", "elastriton_batch_ms", "Time of a batch through the executor, in ms")
+        times = _Family("HISTOGRAM", "elastriton_batch_ms", "Time of a batch from its decision to its results, in ms")
         predicted = _Family("HISTOGRAM", "elastriton_batch_predicted_ms", "The p99 that was predicted for it, in ms")
         self._size = sizes.metric({"model": model}, _SIZE_BUCKETS)
         self._took = times.metric({"model": model}, _MS_BUCKETS)

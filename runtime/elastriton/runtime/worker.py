@@ -86,11 +86,10 @@ class Worker:
 
     def step(self) -> None:
         """Wait for work; then decide, run, answer. The whole engine is these lines."""
-        decision = self._next_decision()
+        decision, decided_s = self._next_decision()
         if decision.drop:
             self.outbox.put(partial(self._reject, decision.drop, self.clock(), "no level is fast enough any more"))
         if decision.batch:
-            started_s = self.clock()
             results = self._results(decision)
             ended_s = self.clock()
             for item, result in zip(decision.batch, results, strict=True):
@@ -99,7 +98,7 @@ class Worker:
                 self._note_lost(decision.batch, "failed")
             else:
                 with self._wake:
-                    ended = self._scheduler.ended(decision, started_s, ended_s)
+                    ended = self._scheduler.ended(decision, decided_s, ended_s)
                 if self._observer:
                     self._notes.put(partial(self._observer.batch, ended, self._scheduler.outlook.latency.drift))
 
@@ -118,15 +117,17 @@ class Worker:
         self.outbox.close()
         self._notes.close()
 
-    def _next_decision(self) -> Decision:
+    def _next_decision(self) -> tuple[Decision, float]:
+        """What to do, and the time it was decided for: deciding takes time, too, and an answer is late by it."""
         with self._wake:
             while not self._stopped:
-                decision = self._scheduler.next(self.clock())
+                now_s = self.clock()
+                decision = self._scheduler.next(now_s)
                 if decision is not None and (decision.batch or decision.drop):
-                    return decision
+                    return decision, now_s
                 wake_s = decision.wake_s if decision is not None else None
                 self._wake.wait(None if wake_s is None else max(0.001, wake_s - self.clock()))
-        return Decision()
+        return Decision(), self.clock()
 
     def _results(self, decision: Decision) -> Sequence[Any]:
         try:

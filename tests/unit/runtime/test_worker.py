@@ -167,6 +167,32 @@ def test_the_observer_hears_of_everything_that_got_an_error() -> None:
         assert heard.get(timeout=10) == (["unlucky"], "failed")
 
 
+def test_the_time_that_a_decision_takes_counts_for_its_batch() -> None:
+    clock = Clock()
+    ended: queue.Queue[Ended] = queue.Queue()
+
+    class Slow(LargestBatch):
+        def decide(self, waiting: Sequence[Item], now_s: float, outlook: Outlook) -> Decision:
+            clock.now_s += 0.25
+            return super().decide(waiting, now_s, outlook)
+
+    class Observer:
+        def batch(self, one: Ended, drift: Drift) -> None:
+            ended.put(one)
+
+        def lost(self, items: Sequence[Item], outcome: Lost) -> None: ...
+
+    slow = scheduler()
+    slow.policy = Slow()
+    answers: Answers = queue.Queue()
+    worker = Worker(
+        slow, echo, lambda one, result: answers.put((one.payload, result)), observer=Observer(), clock=clock
+    )
+    worker.submit([item("one")])
+    assert ended.get(timeout=10).took_ms == pytest.approx(250.0)
+    worker.stop()
+
+
 def test_no_answer_waits_for_the_observer() -> None:
     go = threading.Event()
 
