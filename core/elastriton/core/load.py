@@ -35,14 +35,15 @@ class RecentRate:
         return self._rate * math.exp(-max(0.0, now_s - self._last_s) / self._constant_s)
 
 
-RATES = (0.7, 1.0, 1.4)  # of the estimate: it rests on few arrivals, and the next moments may bring fewer or more
+RATES = (0.7, 1.0)  # of the estimate: it rests on few arrivals, and the next moments may bring fewer
 MOST = 0.4  # of what a level can earn in its time: where even the cheapest is overrun, the queue has work for all of it
 
 
 def expected_price(rate: float, cost: Sequence[float], worth: Sequence[float]) -> float:
     """The price of time at an uncertain rate: its mean over `RATES` x `rate`, at most `MOST` of what time can earn.
 
-    The price rises by leaps as the rate does: a mean tells early that a level may soon be too slow.
+    The price rises by leaps as the rate does: a mean halves the leaps. Higher rates among them earn more under a steady
+    overload and cost up to 1 % where a burst ends (docs/MEASUREMENTS.md).
     """
     mixes = envelope(cost, worth)
     most = MOST * mixes[0][1] / mixes[0][0]
