@@ -121,8 +121,8 @@ def test_a_busy_stream_makes_a_short_queue_take_the_fast_level() -> None:
     def level_after(arrivals: int, priced: bool) -> int:
         policy = Joint(priced=priced)
         for i in range(arrivals):
-            policy.arrived(Item("easy", i * 0.002, i * 0.002 + 0.05, 1.0, 17))
-        now_s = arrivals * 0.002
+            policy.arrived(Item("easy", i * 0.0015, i * 0.0015 + 0.05, 1.0, 17))
+        now_s = arrivals * 0.0015
         decision = policy.decide([Item("easy", now_s, now_s + 0.05, 1.0, 17)], now_s, outlook())
         return decision.gamma
 
