@@ -38,8 +38,8 @@ from elastriton.runtime.words import shorten
 
 _LOG = logging.getLogger(__name__)
 
-ROUTES = 24
-"""Calls in flight to the large model. Triton has 32 threads for a process's calls by default; answers need some too."""
+ROUTES = 48
+"""Calls in flight to the large model: what the scheduler can plan for. `elastriton serve` has 64 threads for them."""
 MAX_ROUTED = 4096
 
 
