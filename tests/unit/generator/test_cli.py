@@ -8,9 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 COMMANDS = ("tune", "profile", "plan", "generate", "serve", "check", "replay", "demo")
 
@@ -52,26 +50,6 @@ def test_a_plan_of_another_version_is_refused(tmp_path: Path, tiny_build: Path) 
     failed = elastriton("generate", tmp_path / "repository", "-b", tmp_path, cwd=tmp_path)
     assert failed.returncode == 1
     assert "has version 99, this release reads" in failed.stderr
-
-
-@pytest.mark.parametrize("key", ["head", "prompts"])
-@pytest.mark.parametrize("content", [None, b"no tensors", "another"])
-def test_a_head_or_prompts_that_cannot_be_read_are_named(
-    tmp_path: Path, tiny_vit: Path, key: str, content: bytes | str | None
-) -> None:
-    file = tmp_path / "it.safetensors"
-    if isinstance(content, bytes):
-        file.write_bytes(content)
-    elif content is not None:
-        save_file({content: np.zeros(3, np.float32)}, file)
-    task = {"encoder": "vit", "slo_ms": 100, "labels": ["a", "b", "c"], key: file.name}
-    encoder = {"kind": "vision", "model": str(tiny_vit), "levels": [0], "batches": [1]}
-    (tmp_path / "e.yaml").write_text(json.dumps({"version": 1, "encoders": {"vit": encoder}, "tasks": {"t": task}}))
-    failed = elastriton("profile", "-c", "e.yaml", cwd=tmp_path)
-    assert failed.returncode == 1, failed.stdout
-    assert f"task t: {key}" in failed.stderr
-    assert "has no tensor" in failed.stderr or "cannot be read" in failed.stderr
-    assert "Traceback" not in failed.stderr
 
 
 def test_check_of_a_damaged_repository_exits_with_1(tmp_path: Path, tiny_repository: Path) -> None:
