@@ -35,19 +35,20 @@ class RecentRate:
         return self._rate * math.exp(-max(0.0, now_s - self._last_s) / self._constant_s)
 
 
-RATES = (0.7, 1.0)  # of the estimate: it rests on few arrivals, and the next moments may bring fewer
+LOW, HIGH = 0.7, 1.4  # of the estimate: it rests on few arrivals, and the next moments may bring fewer or more
 MOST = 0.4  # of what a level can earn in its time: where even the cheapest is overrun, the queue has work for all of it
 
 
 def expected_price(rate: float, cost: Sequence[float], worth: Sequence[float]) -> float:
-    """The price of time at an uncertain rate: its mean over `RATES` x `rate`, at most `MOST` of what time can earn.
+    """The price of time at an uncertain rate: the mean over the rate and `LOW` of it, at most `MOST` of what time earns.
 
-    The price rises by leaps as the rate does: a mean halves the leaps. Higher rates among them earn more under a steady
-    overload and cost up to 1 % where a burst ends (docs/MEASUREMENTS.md).
+    The price rises by leaps as the rate does, and a mean softens them. Where time has a price even at the low rate, the
+    load is no passing burst, and `HIGH` counts, too; before, it would pay for bursts that do not come.
     """
     mixes = envelope(cost, worth)
     most = MOST * mixes[0][1] / mixes[0][0]
-    return max(0.0, sum(min(most, price_of_time(share * rate, mixes)) for share in RATES) / len(RATES))
+    low, middle, high = (min(most, price_of_time(share * rate, mixes)) for share in (LOW, 1.0, HIGH))
+    return (low + middle + high) / 3.0 if low > 0.0 else max(0.0, middle / 2.0)
 
 
 def price_of_time(rate: float, mixes: Sequence[tuple[float, float]]) -> float:
