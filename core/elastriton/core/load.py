@@ -40,7 +40,7 @@ MOST = 0.4  # of what a level can earn in its time: where even the cheapest is o
 
 
 def expected_price(rate: float, cost: Sequence[float], worth: Sequence[float]) -> float:
-    """The price of time at an uncertain rate: the mean over the rate and `LOW` of it, at most `MOST` of what time earns.
+    """The price of time at an uncertain rate: a mean over the rate and `LOW` of it, at most `MOST` of its worth.
 
     The price rises by leaps as the rate does, and a mean softens them. Where time has a price even at the low rate, the
     load is no passing burst, and `HIGH` counts, too; before, it would pay for bursts that do not come.
