@@ -33,12 +33,14 @@ class Drift:
         """Note that a batch took `took_ms`, whose measured median and p99 are the other two."""
         late = took_ms > p99_ms * self.safe
         self.tail = _within(self.tail * math.exp(self.RISE if late else -self.RISE / 99.0), self.MAX_TAIL)
-        above = took_ms > p50_ms * self.typical
-        self.typical = _within(self.typical * math.exp(self.STEP if above else -self.STEP), self.MAX_TYPICAL)
+        self._step(self.STEP if took_ms > p50_ms * self.typical else -self.STEP)
 
     def relax(self) -> None:
         """Believe the machine a little quicker, as no batch will show it: the estimate itself lets nobody in."""
-        self.typical = _within(self.typical * math.exp(-self.STEP), self.MAX_TYPICAL)
+        self._step(-self.STEP)
+
+    def _step(self, by: float) -> None:
+        self.typical = _within(self.typical * math.exp(by), self.MAX_TYPICAL)
 
 
 def _within(value: float, most: float) -> float:

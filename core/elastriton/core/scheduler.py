@@ -84,8 +84,9 @@ class Scheduler:
         took_ms, answered_s = (ended_s - decided_s) * 1000.0, ended_s + self.outlook.overhead_ms / 1000.0
         owed = [item for item in decision.batch if not item.background]
         in_time = [item for item in owed if answered_s <= item.deadline_s]
+        late = [item for item in owed if answered_s > item.deadline_s]
         self._observe(in_time, in_time=True)
-        self._observe([item for item in owed if answered_s > item.deadline_s], in_time=False)
+        self._observe(late, in_time=False)
         longest = max(item.length for item in decision.batch)
         self.outlook.latency.observe(decision.gamma, len(decision.batch), longest, took_ms)
         return Ended(
@@ -94,7 +95,7 @@ class Scheduler:
             predicted_ms=(decision.finish_s - decided_s) * 1000.0 - self.outlook.overhead_ms,
             took_ms=took_ms,
             in_time=Counter(item.task for item in in_time),
-            late=Counter(item.task for item in owed) - Counter(item.task for item in in_time),
+            late=Counter(item.task for item in late),
             utility=sum(item.utility * self.outlook.accuracy[item.task][decision.gamma] for item in in_time),
             waiting=len(self.waiting),
         )

@@ -75,13 +75,17 @@ class SchedulingService:
         now_s = self._worker.clock()
         deadline_s = now_s + (slo_ms - waited_ms) / 1000.0
         utility = options.utility or plan.utility
-
-        def sample(index: int, data: Any) -> Sample:
-            return Sample(data, parts, index, request.request_id)
-
         self._worker.submit(
             [
-                Item(task, now_s, deadline_s, utility, length, sample(index, data), options.background)
+                Item(
+                    task,
+                    now_s,
+                    deadline_s,
+                    utility,
+                    length,
+                    Sample(data, parts, index, request.request_id),
+                    background=options.background,
+                )
                 for index, (data, length) in enumerate(samples)
             ]
         )
