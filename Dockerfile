@@ -2,7 +2,7 @@
 #
 #   docker compose build                                                 (docker-compose.yml says how it is run)
 #   docker build --build-arg TRITON=26.05 .                              another release; 26.04 is the oldest recommended:
-#                                                                        from it on, a dead stub shows in server-ready
+#                                                                        from it on, Triton is not ready with a dead stub
 
 ARG TRITON=26.04
 FROM nvcr.io/nvidia/tritonserver:${TRITON}-py3

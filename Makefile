@@ -8,6 +8,8 @@ help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 $(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || \
+		{ echo "Triton's Python backend is built for 3.10 to 3.12, not for $$($(PYTHON) --version); try make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --progress-bar on -e '.[dev]'
@@ -30,6 +32,7 @@ test: setup  ## every test that needs no GPU, a real tritonserver included
 bench: demo  ## the measurements behind the figures in the docs (about 75 minutes); most need ../shared/data
 	for script in overhead levels text_levels decision policies schedules tune live; do \
 		PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python bench/$$script.py || exit 1; done
+	$(BIN)/python bench/readme.py
 
 bench-cascades: setup  ## cascades beside their peers: an hour of training, then an hour of measuring; needs ../shared
 	for script in cascade_models.py "cascade_models.py banking77 sst2 cola --tiny" vision_cascade_models.py cascades.py pruning.py; do \

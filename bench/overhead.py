@@ -2,7 +2,9 @@
 
 Both run the demo's vision encoder at level 0 with batches of up to 32 on the same cores, in turns. The bare executor
 is given pixels; the served path also decodes JPEGs, queues, schedules, crosses five processes, and shares the cores
-with the client that loads it. A third figure adds the decoding to the bare executor, to tell the two apart.
+with the client that loads it. A third figure adds the decoding to the bare executor, to tell the two apart. `call_ms`
+is how much longer one sample takes through the scheduler and a call between models than bare, with nothing else to do;
+`host_ms` is what remains of the difference per request in full batches: client, transport, decoding, answers.
 
     make demo && python bench/overhead.py        (about 2 minutes; writes bench/results/overhead.json)
 """
@@ -11,17 +13,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import urllib.request
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from elastriton.client import Client
 from elastriton.core.plan import PLAN_FILE, DecoderPlan, ExecutorPlan, Plan
@@ -53,17 +53,18 @@ def main() -> None:
     assert config.data is not None
     images = list(load_data(ROOT / "examples/demo" / config.data.path).images)
     figures, version = measure(plan, arguments.build, images, arguments.samples, arguments.rounds)
-    outside_ms = figures.pop("host_ms")
+    max_batch = executor_of(plan).max_batch
+    outside = {"host_ms": host_ms(figures, max_batch), "call_ms": figures.pop("call_ms")}
     ratios = [triton / bare for triton, bare in zip(figures["triton"], figures["bare"], strict=True)]
     result = {
         "samples_per_s": {name: spread(values) for name, values in figures.items()},
         "triton_over_bare": spread(ratios),
-        "host_ms": spread(outside_ms),
+        **{name: spread(values) for name, values in outside.items()},
         "rounds": arguments.rounds,
         "samples_per_round": arguments.samples,
         "in_flight": IN_FLIGHT,
         "gamma": 0,
-        "max_batch": executor_of(plan).max_batch,
+        "max_batch": max_batch,
         "triton_version": version,
         "machine": asdict(this_machine()),
     }
@@ -73,51 +74,55 @@ def main() -> None:
 
 
 def measure(
-    plan: Plan, build: Path, images: list[bytes], samples: int, rounds: int
+    plan: Plan, build: Path, images: list[bytes], samples: int, rounds: int, gamma: int = 0
 ) -> tuple[dict[str, list[float]], str]:
-    """Samples per second and `host_ms`, round by round, and the server's version."""
+    """Samples per second and `call_ms`, round by round, at one level, and the server's version."""
     images = (images * (samples // len(images) + 1))[:samples]
+    few = images[: max(5, samples // 10)]
     executor = load_executor(executor_of(plan), build)
     decoder = plan.decoders[f"{TASK}_decode"]
-    with saturable(plan, build) as (server, client):
-        figures = take_turns(
-            rounds,
-            {
-                "bare": lambda: bare(executor, decoder, images, decode=False),
-                "bare_with_decoding": lambda: bare(executor, decoder, images, decode=True),
-                "triton": lambda: served(client, images),
-                "host_ms": lambda: host_ms(client, images),
-            },
-        )
-        return figures, server.version
-
-
-@contextmanager
-def saturable(plan: Plan, build: Path) -> Iterator[tuple[Server, Client]]:
-    """A server of level 0 alone that rejects nothing, and a client that keeps enough requests in flight."""
     with tempfile.TemporaryDirectory() as folder:
-        generate(only_plain(plan), build, Path(folder) / "repository")
+        generate(only_level(plan, gamma), build, Path(folder) / "repository")
         with (
             Server(Path(folder) / "repository", log=Path(folder) / "log") as server,
             Client(f"grpc://{server.grpc_url}", timeout_s=120.0, max_in_flight=IN_FLIGHT) as client,
         ):
-            yield server, client
+            figures = take_turns(
+                rounds,
+                {
+                    "bare": lambda: bare(executor, decoder, images, gamma, decode=False),
+                    "bare_with_decoding": lambda: bare(executor, decoder, images, gamma, decode=True),
+                    "triton": lambda: served(client, images),
+                    "call_ms": lambda: alone_ms(server, client, few) - bare_ms(executor, decoder, few, gamma),
+                },
+            )
+        return figures, server.version
 
 
-def host_ms(client: Client, images: list[bytes]) -> float:
-    """What a request takes outside of the encoder, of the whole machine: processor time / (cores x requests).
-
-    Of this process, Triton's, and all stubs but the executor's.
-    """
-    before_s = _host_cpu_s()
-    client.classify(TASK, images=images)
-    return 1000.0 * (_host_cpu_s() - before_s) / (len(images) * (os.cpu_count() or 1))
+def host_ms(figures: dict[str, list[float]], max_batch: int) -> list[float]:
+    """What a request takes of the whole machine outside of its batch, round by round."""
+    rounds = zip(figures["triton"], figures["bare"], figures["call_ms"], strict=True)
+    return [1000.0 / triton - 1000.0 / bare - call_ms / max_batch for triton, bare, call_ms in rounds]
 
 
-def _host_cpu_s() -> float:
-    own = psutil.Process()
-    others = (one for one in own.children(recursive=True) if not any("_executor" in word for word in one.cmdline()))
-    return sum(sum(one.cpu_times()[:2]) for one in (own, *others))
+def alone_ms(server: Server, client: Client, images: list[bytes]) -> float:
+    """The mean time of a batch of one, from its decision to its results, with nothing else under way."""
+    before_ms, batches = _batches(server)
+    for image in images:
+        client.classify(TASK, images=[image])
+    after_ms, more = _batches(server)
+    return (after_ms - before_ms) / (more - batches)
+
+
+def _batches(server: Server) -> tuple[float, float]:
+    """The scheduler's own count: all batches' time in ms, and their number."""
+    with urllib.request.urlopen(server.metrics_url, timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    total_ms, count = (
+        sum(float(line.split()[-1]) for line in lines if line.startswith(f"elastriton_batch_ms_{what}{{"))
+        for what in ("sum", "count")
+    )
+    return total_ms, count
 
 
 def executor_of(plan: Plan) -> ExecutorPlan:
@@ -125,20 +130,22 @@ def executor_of(plan: Plan) -> ExecutorPlan:
     return plan.executors[f"{plan.tasks[TASK].scheduler.removesuffix('_scheduler')}_executor"]
 
 
-def only_plain(plan: Plan) -> Plan:
-    """The plan with level 0 alone and no other deadline than a minute, so that both sides do the same work."""
+def only_level(plan: Plan, gamma: int) -> Plan:
+    """The plan with one level alone and no other deadline than a minute, so that both sides do the same work."""
     schedulers = {}
     for name, scheduler in plan.schedulers.items():
         tasks = {
-            task: replace(part, slo_ms=SLO_MS, accuracy=tuple(point for point in part.accuracy if point.gamma == 0))
+            task: replace(part, slo_ms=SLO_MS, accuracy=tuple(point for point in part.accuracy if point.gamma == gamma))
             for task, part in scheduler.tasks.items()
         }
-        cells = tuple(cell for cell in scheduler.latency if cell.gamma == 0)
+        cells = tuple(cell for cell in scheduler.latency if cell.gamma == gamma)
         schedulers[name] = replace(scheduler, tasks=tasks, latency=cells, grace_s=120.0)
     return replace(plan, schedulers=schedulers)
 
 
-def bare(executor: ElasticExecutor, decoder: DecoderPlan, images: list[bytes], *, decode: bool) -> float:
+def bare(
+    executor: ElasticExecutor, decoder: DecoderPlan, images: list[bytes], gamma: int = 0, *, decode: bool
+) -> float:
     """Samples per second of the executor in this process, in full batches."""
     pixels = [] if decode else [decode_image(image, decoder) for image in images]
     started_s = time.perf_counter()
@@ -146,8 +153,17 @@ def bare(executor: ElasticExecutor, decoder: DecoderPlan, images: list[bytes], *
         if decode:
             pixels[start:] = [decode_image(image, decoder) for image in images[start : start + executor.max_batch]]
         batch = np.stack(pixels[start : start + executor.max_batch])
-        executor.logits({"pixels": batch}, [TASK] * len(batch), 0)
+        executor.logits({"pixels": batch}, [TASK] * len(batch), gamma)
     return len(images) / (time.perf_counter() - started_s)
+
+
+def bare_ms(executor: ElasticExecutor, decoder: DecoderPlan, images: list[bytes], gamma: int) -> float:
+    """The mean time of a batch of one in the executor of this process."""
+    pixels = [decode_image(image, decoder)[None] for image in images]
+    started_s = time.perf_counter()
+    for one in pixels:
+        executor.logits({"pixels": one}, [TASK], gamma)
+    return 1000.0 * (time.perf_counter() - started_s) / len(pixels)
 
 
 def served(client: Client, images: list[bytes]) -> float:

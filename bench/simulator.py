@@ -53,7 +53,7 @@ class _Run:
 
     def __init__(self, setting: Setting, items: Sequence[Item], policy: Policy, seed: int) -> None:
         self.setting = setting
-        self.host = Host([item.arrival_s for item in items], setting.host_ms / setting.speed)
+        self.host = Host([item.arrival_s for item in items], setting.host_ms)
         self.scheduler = Scheduler(setting.fresh_outlook(), policy)
         self.overhead_s = setting.overhead_ms / 1000.0
         noise = np.random.default_rng([seed, 2]).standard_normal(len(items))

@@ -4,8 +4,8 @@ A served machine is shared: with clients, with decoders, with neighbours. Two fa
 approximation of quantiles (Robbins and Monro, 1951), a step up where a batch took longer and one down where it did not:
 
 - `typical`, quickly: the median of a batch's time over its measured median;
-- `tail`, slowly: a high percentile of its time over its measured p99 times `typical`. One batch in 150 is to take longer
-  rather than one in 100, so that 99 in 100 keep to the prediction while the factors are still learning, too.
+- `tail`, slowly: a high percentile of its time over its measured p99 times `typical`. One batch in 150 is to take
+  longer rather than one in 100, so that 99 in 100 keep to the prediction while the factors are still learning, too.
 """
 
 from __future__ import annotations

@@ -104,7 +104,8 @@ class _Queue:
             for gamma in self.gammas
         ]
         utility = np.array([item.utility for item in items])
-        self.worth: Floats = np.array(worth)[:, [columns[item.task] for item in items]] * utility
+        # take, not [:, …]: that would be in Fortran's order, which numba compiles the programme for once more
+        self.worth: Floats = np.take(np.array(worth), [columns[item.task] for item in items], axis=1) * utility
         deadlines = np.array([item.deadline_s for item in items])
         self.left_ms: Floats = (deadlines - now_s) * 1000.0 - outlook.overhead_ms
         costs_ms = np.array([latency.all_costs_ms(length) for length in lengths])  # [lengths, levels]

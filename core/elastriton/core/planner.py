@@ -24,6 +24,11 @@ from elastriton.core.policies import POLICIES
 from elastriton.core.profile import EncoderProfile, Profile, TaskProfile
 from elastriton.core.promise import CascadeChoice
 
+_WHY_PLAIN = {
+    "classification": "it has no labelled data to measure the others on",
+    "regression": "what the others cost is measured for classifications only",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class TaskGoal:
@@ -70,6 +75,8 @@ def make_plan(
             raise ConfigError(f"encoder {name} has no task; remove it from the configuration and profile again")
         kept, dropped = useful_gammas(encoder, tasks.values())
         notes += [f"{name}: level {gamma} is dropped: {reason}" for gamma, reason in dropped.items()]
+        unmeasured = [task_name for task_name, task in tasks.items() if len(encoder.levels) > 1 and not task.accuracy]
+        notes += [f"{task_name}: level 0 alone: {_WHY_PLAIN[tasks[task_name].objective]}" for task_name in unmeasured]
         executors[f"{name}_executor"] = _executor(encoder, tasks, kept)
         schedulers[f"{name}_scheduler"] = _scheduler(f"{name}_executor", encoder, tasks, kept, goals)
     notes += [f"{name}: {choice.note}" for name, choice in choices.items()]

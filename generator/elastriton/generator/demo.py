@@ -108,7 +108,9 @@ def _query(name: str, plan: Plan, settings: Config, directory: Path, server: Ser
         everything += [outcome for outcome in outcomes if isinstance(outcome, Answer)]
     result["gammas"] = _by_level(everything)
     if plan.tasks[name].kind == "text":
-        result["early_return_rate"] = round(sum(answer.level == 0 for answer in everything) / len(everything), 4)
+        result["early_return_rate"] = round(
+            sum(answer.level == 0 and not answer.fallback for answer in everything) / len(everything), 4
+        )
     return result
 
 

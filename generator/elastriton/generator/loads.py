@@ -93,8 +93,12 @@ def make_load(trace: str, n: int, rate_per_s: float, seed: int) -> Load:
     recorded = _recorded(Path(trace))
     n = min(n, len(recorded))
     start = int(rng.integers(len(recorded) - n + 1))
-    before = recorded[start - 1] if start else recorded[0]
-    return Load(*_stretched(recorded[start : start + n] - before, rate_per_s))
+    arrivals_s = recorded[start : start + n] - (recorded[start - 1] if start else recorded[0])
+    if arrivals_s[-1] == 0.0:
+        raise ConfigError(
+            f"{n} requests of trace {trace}, from its row {start}, all have one time; replay more of them"
+        )
+    return Load(*_stretched(arrivals_s, rate_per_s))
 
 
 def _stretched(arrivals: Floats, rate_per_s: float) -> tuple[Floats, float]:
@@ -109,7 +113,7 @@ def _recorded(file: Path) -> Floats:
     try:
         with file.open(newline="") as lines:
             stamps = [datetime.fromisoformat(row["TIMESTAMP"][:26]) for row in csv.DictReader(lines)]
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"trace {file} is no .csv with a column TIMESTAMP: {type(error).__name__}: {error}") from None
     if len(set(stamps)) < 2:
         raise ConfigError(f"trace {file} has {len(set(stamps))} different times; it needs two at least")

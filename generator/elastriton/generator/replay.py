@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from elastriton.client import Answer, AsyncClient, ClientError, RejectedError
+from elastriton.client import Answer, AsyncClient, ClientError, InvalidInputError, RejectedError
 from elastriton.client.transport import Transport
 from elastriton.core.errors import ConfigError
 from elastriton.generator.config import Config
@@ -115,7 +115,11 @@ async def replay(
 
     The first requests of a connection are slow: one sample of each task is asked before the clock starts.
     """
-    async with AsyncClient(server, timeout_s=timeout_s, max_in_flight=len(samples) + 1) as client:
+    try:
+        opened = AsyncClient(server, timeout_s=timeout_s, max_in_flight=len(samples) + 1)
+    except InvalidInputError as error:
+        raise ConfigError(f"the url of the server: {error}") from None
+    async with opened as client:
         first = {sample.task: sample for sample in samples}
         for sample in first.values():
             answer = await _answer(client, sample)

@@ -63,6 +63,6 @@ def check_disjoint(hashes: Mapping[str, Iterable[str]]) -> None:
             raise ConfigError(
                 f"{len(shared)} item(s) of split {name!r} are in another split too, e.g. sha256 "
                 f"{shared[0][:12]}… in {owner[shared[0]]!r}: certified data must be unseen; remove duplicates from the "
-                "data, then split again"
+                "data, then run `elastriton profile` again"
             )
         owner.update(dict.fromkeys(held, name))

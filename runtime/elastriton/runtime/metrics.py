@@ -67,10 +67,11 @@ class SchedulerMetrics:
                 for task, count in counts.items():
                     self._outcomes[task, outcome].value.increment(count)
 
-    def lost(self, items: Sequence[Item], outcome: Lost) -> None:
+    def lost(self, items: Sequence[Item], outcome: Lost, waiting: int) -> None:
         """Note items that got an error; nobody waits for those in the background."""
         tasks = Counter(item.task for item in items if not item.background)
         with _LOCK:
+            self._waiting.value.set(float(waiting))
             for task, count in tasks.items():
                 self._outcomes[task, outcome].value.increment(count)
 

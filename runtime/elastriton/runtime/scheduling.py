@@ -66,29 +66,31 @@ class SchedulingService:
         samples = self._samples(request.inputs)
         parts = Parts(request.reply, len(samples), lambda results: combine(plan, results))
         slo_ms, waited_ms = options.slo_ms or plan.slo_ms, options.waited_ms(time.time() * 1000.0)
-        if waited_ms >= slo_ms:
-            raise Rejected(
-                f"the deadline cannot be met: by its sent_unix_ms the request has been under way for {waited_ms:.1f} "
-                f"of its {slo_ms:g} ms; raise slo_ms, or leave sent_unix_ms out where clocks differ"
-            )
         self._watchdog.watch(request.reply, slo_ms / 1000.0)
         now_s = self._worker.clock()
         deadline_s = now_s + (slo_ms - waited_ms) / 1000.0
         utility = options.utility or plan.utility
-        self._worker.submit(
-            [
-                Item(
-                    task,
-                    now_s,
-                    deadline_s,
-                    utility,
-                    length,
-                    Sample(data, parts, index, request.request_id),
-                    background=options.background,
-                )
-                for index, (data, length) in enumerate(samples)
-            ]
-        )
+        items = [
+            Item(
+                task,
+                now_s,
+                deadline_s,
+                utility,
+                length,
+                Sample(data, parts, index, request.request_id),
+                background=options.background,
+            )
+            for index, (data, length) in enumerate(samples)
+        ]
+        try:
+            self._worker.submit(items)
+        except Rejected as error:
+            if waited_ms < slo_ms:
+                raise
+            raise Rejected(
+                f"{error}, or leave sent_unix_ms out where clocks differ: by it the request has been under way for "
+                f"{waited_ms:.1f} of its {slo_ms:g} ms"
+            ) from None
 
     def _task(self, names: Any) -> str:
         tasks = {name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names.ravel()}

@@ -35,8 +35,11 @@ class Observer(Protocol):
         """A batch has been run; `drift` holds the factors on measured latencies."""
         ...
 
-    def lost(self, items: Sequence[Item], outcome: Lost) -> None:
-        """Items got an error: rejected on arrival, dropped after they had waited, or their batch failed."""
+    def lost(self, items: Sequence[Item], outcome: Lost, waiting: int) -> None:
+        """Items got an error: rejected on arrival, dropped after they had waited, or their batch failed.
+
+        `waiting` others still wait.
+        """
         ...
 
 
@@ -147,7 +150,7 @@ class Worker:
 
     def _note_lost(self, items: Sequence[Item], outcome: Lost) -> None:
         if self._observer:
-            self._notes.put(partial(self._observer.lost, items, outcome))
+            self._notes.put(partial(self._observer.lost, items, outcome, len(self._scheduler.waiting)))
 
     def _reject_late(self) -> None:
         with self._earlier:

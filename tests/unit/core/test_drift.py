@@ -24,7 +24,7 @@ def follow(drift: Drift, factor: float, batches: int, sigma: float = 0.1, seed: 
 def test_ninety_nine_of_a_hundred_batches_end_within_the_expected_p99(factor: float, sigma: float) -> None:
     drift = Drift()
     follow(drift, factor, 2000, sigma, seed=1)
-    assert follow(drift, factor, 5000, sigma) >= 0.985
+    assert follow(drift, factor, 5000, sigma) >= 0.99
     assert drift.typical == pytest.approx(factor, rel=0.15)
 
 
@@ -34,7 +34,7 @@ def test_a_busy_machine_is_believed_within_a_few_batches_and_forgotten_as_fast()
     assert drift.typical == pytest.approx(2.0, rel=0.15)
     follow(drift, 1.0, 40)
     assert drift.typical <= 1.1
-    assert drift.safe <= 1.5
+    assert drift.safe <= 1.6
 
 
 def test_a_quiet_moment_is_not_taken_for_a_faster_machine() -> None:

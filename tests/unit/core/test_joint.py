@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from elastriton.core.joint import Joint
 from elastriton.core.latency import Cell, LatencyTable
 from elastriton.core.policy import Outlook
-from elastriton.core.programme import Floats, solve
+from elastriton.core.programme import Floats, best_plan, compile_now, solve
 from elastriton.core.queue import Item
 
 GAMMAS = (-8, 0)
@@ -100,6 +102,14 @@ def test_a_far_deadline_does_not_blind_the_plan_to_near_ones() -> None:
     waiting = [*(item(22.0) for _ in range(16)), item(20_000.0, utility=1e-6)]
     decision = Joint(priced=False).decide(waiting, 0.0, outlook())
     assert (len(decision.batch), decision.gamma) == (4, -8)
+
+
+def test_no_decision_waits_for_the_compiler() -> None:
+    """numba compiles once more for every other type, or order of an array in memory: for seconds, under a lock."""
+    compile_now()
+    Joint().decide([item(22.0), item(30.0, task="hard")], 0.0, outlook())
+    compiled: Any = best_plan
+    assert len(compiled.signatures) == 1
 
 
 def test_it_gives_up_what_is_worth_less() -> None:

@@ -14,15 +14,18 @@ import numpy as np
 import pytest
 
 from elastriton.core.confidence import softmax
+from elastriton.core.drift import Drift
 from elastriton.core.errors import Internal, InvalidInput, Rejected, RequestError, Unavailable
 from elastriton.core.latency import Cell
 from elastriton.core.plan import LevelAccuracy, SchedulerPlan, TaskPlan
 from elastriton.core.policies import POLICIES
 from elastriton.core.policy import Decision, LargestBatch, Outlook
 from elastriton.core.queue import Item
+from elastriton.core.scheduler import Ended
 from elastriton.runtime.executor import Arrays
 from elastriton.runtime.reply import Reply, Request
 from elastriton.runtime.scheduling import Call, Parameters, SchedulingService
+from elastriton.runtime.worker import Lost, Observer
 
 Outcome = dict[str, Any] | RequestError
 
@@ -47,8 +50,10 @@ def echo(model: str, inputs: Arrays, parameters: Parameters, request_id: str) ->
 
 
 @contextmanager
-def serving(call: Call = echo, plan: SchedulerPlan = VISION) -> Iterator[SchedulingService]:
-    service = SchedulingService(plan, call)
+def serving(
+    call: Call = echo, plan: SchedulerPlan = VISION, observer: Observer | None = None
+) -> Iterator[SchedulingService]:
+    service = SchedulingService(plan, call, observer)
     yield service
     service.stop()
 
@@ -176,17 +181,24 @@ def test_a_deadline_counts_from_sending_where_the_request_says_when(monkeypatch:
             return Decision(tuple(waiting))
 
     monkeypatch.setitem(POLICIES, "noting", Noting)
+    lost: queue.Queue[tuple[str, int]] = queue.Queue()
+
+    class Listening:
+        def batch(self, ended: Ended, drift: Drift) -> None: ...
+
+        def lost(self, items: Sequence[Item], outcome: Lost, waiting: int) -> None:
+            lost.put((outcome, len(items)))
+
     now_ms = time.time() * 1000.0
-    with serving(plan=replace(VISION, policy="noting")) as service:
+    with serving(plan=replace(VISION, policy="noting"), observer=Listening()) as service:
         for sent_ms in (now_ms - 20_000.0, now_ms + 20_000.0):
             answer(send(service, images("two", [1, 2, 3]), sent_unix_ms=round(sent_ms)))
         late = error(send(service, images("two", [1, 2, 3]), slo_ms=100, sent_unix_ms=round(now_ms - 5_000.0)))
     assert 30.0 < left_s[0] < 40.001, "the time of sending is rounded to a ms"
     assert left_s[1:] == [60.0]
     assert type(late) is Rejected
-    assert re.search(
-        r"cannot be met: by its sent_unix_ms the request has been under way for \d{4,5}\.\d of its 100 ms", str(late)
-    )
+    assert re.search(r"cannot be met: .* by it the request has been under way for \d{4,5}\.\d of its 100 ms", str(late))
+    assert lost.get(timeout=10) == ("rejected", 1)
 
 
 def test_too_many_samples_for_the_queue_are_rejected_together() -> None:

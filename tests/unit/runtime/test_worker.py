@@ -135,7 +135,7 @@ def test_an_error_in_the_observer_does_not_end_the_worker() -> None:
             self.calls += 1
             raise RuntimeError("metrics are down")
 
-        def lost(self, items: Sequence[Item], outcome: Lost) -> None:
+        def lost(self, items: Sequence[Item], outcome: Lost, waiting: int) -> None:
             raise RuntimeError("metrics are down")
 
     observer = Observer()
@@ -146,25 +146,31 @@ def test_an_error_in_the_observer_does_not_end_the_worker() -> None:
     assert observer.calls == 3
 
 
-def test_the_observer_hears_of_everything_that_got_an_error() -> None:
-    heard: queue.Queue[tuple[list[Any], Lost]] = queue.Queue()
+def test_the_observer_hears_of_everything_that_got_an_error_and_how_many_wait() -> None:
+    heard: queue.Queue[tuple[list[Any], Lost, int]] = queue.Queue()
+    running, go = threading.Event(), threading.Event()
 
     class Observer:
         def batch(self, ended: Ended, drift: Drift) -> None: ...
 
-        def lost(self, items: Sequence[Item], outcome: Lost) -> None:
-            heard.put(([one.payload for one in items], outcome))
+        def lost(self, items: Sequence[Item], outcome: Lost, waiting: int) -> None:
+            heard.put(([one.payload for one in items], outcome, waiting))
 
     def failing(decision: Decision) -> Sequence[Any]:
+        running.set()
+        go.wait(timeout=20)
         raise Internal("the executor is gone")
 
     with working(failing, observer=Observer()) as (worker, answers):
+        worker.submit([item("unlucky")])
+        assert running.wait(timeout=10)
+        worker.submit([item("waits")])
         with pytest.raises(Rejected):
             worker.submit([item("hopeless", left_s=1e-6)])
-        assert heard.get(timeout=10) == (["hopeless"], "rejected")
-        worker.submit([item("unlucky")])
-        assert type(take(answers, 1)["unlucky"]) is Internal
-        assert heard.get(timeout=10) == (["unlucky"], "failed")
+        assert heard.get(timeout=10) == (["hopeless"], "rejected", 1)
+        go.set()
+        assert {type(result) for result in take(answers, 2).values()} == {Internal}
+        assert [heard.get(timeout=10)[:2] for _ in range(2)] == [(["unlucky"], "failed"), (["waits"], "failed")]
 
 
 def test_the_time_that_a_decision_takes_counts_for_its_batch() -> None:
@@ -180,7 +186,7 @@ def test_the_time_that_a_decision_takes_counts_for_its_batch() -> None:
         def batch(self, one: Ended, drift: Drift) -> None:
             ended.put(one)
 
-        def lost(self, items: Sequence[Item], outcome: Lost) -> None: ...
+        def lost(self, items: Sequence[Item], outcome: Lost, waiting: int) -> None: ...
 
     slow = scheduler()
     slow.policy = Slow()
@@ -200,7 +206,7 @@ def test_no_answer_waits_for_the_observer() -> None:
         def batch(self, ended: Ended, drift: Drift) -> None:
             go.wait(timeout=20)
 
-        def lost(self, items: Sequence[Item], outcome: Lost) -> None:
+        def lost(self, items: Sequence[Item], outcome: Lost, waiting: int) -> None:
             go.wait(timeout=20)
 
     with working(observer=Stuck()) as (worker, answers):

@@ -51,7 +51,7 @@ def run(
             ready = server.wait_ready(float("inf"), cancelled=lambda: bool(signals))
             if ready:
                 _say(f"serving {', '.join(server.models)}")
-                _say(f"http {server.http_url}  grpc {server.grpc_url}  metrics {server.metrics_url}")
+                _say(f"{server.http_url}  grpc://{server.grpc_url}  metrics {server.metrics_url}")
             while not signals and server.poll() is None:
                 time.sleep(_POLL_S)
             code = server.poll()
