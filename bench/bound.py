@@ -1,131 +1,81 @@
-"""An upper bound on the expected utility of any policy, one that knows all arrivals in advance included.
+"""An upper bound on the expected utility of any policy, including one that knows all arrivals in advance.
 
-The bound is a linear programme over time slots. Requests of a task that arrive in one slot form a group. Of those,
-z[group, level] are answered in time at a level, each for the least executor time that any batch could charge it, and
-the group's work must fit into the slots between its arrival and its last deadline:
+The smaller of two bounds: the fluid one (fluid.py), and a Lagrangian relaxation (as in Fisher, 1981) that puts a price
+on being answered in time:
 
-    maximise    sum of utility x accuracy[task][level] x z[group, level]
-    subject to  sum over levels of z[group, level]                      <= requests in the group
-                sum over levels of cost[task][level] x z[group, level]  <= sum over slots of work[group, slot]
-                sum over groups of work[group, slot]                    <= executors x slot
+    bound(prices) = sum of the prices + executors x W(0)
 
-Why no policy beats it. Let a policy know all arrivals, but not the noise of a batch before it has run. Give every item
-of a batch of S samples 1/S of the batch's mean duration m as its work, if it is answered in time. Let z be the expected
-number of items in time by group and level.
+W(t) (timeline.py) is the most that one executor that is free at t can expect: utility x accuracy of what it answers in
+time, less the prices. Its batches follow each other as real ones do; only, no batch knows whom another has answered.
 
-1. An item in time was in a batch that can be done within its deadline at all, so its work is at least the minimum of
-   m/S over the sizes whose shortest possible duration is within the deadline: `cost`.
-2. Take any interval [a, b] of slots, and all items whose windows lie within. A batch that answers one of them in time
-   starts at some time t >= a, and its duration D satisfies D <= b - t =: r. The noise of the next batch is independent
-   of everything before it, and E[min(D, r)] >= m P(D <= r), which is the same as E[D - r | D > r] <= m ("new better
-   than used in expectation"); `_mean` checks this numerically for the cut lognormal noise. Within [a, b] an executor is
-   busy with the batch for min(D, r). Summed over batches: the expected work of the items is at most the time there is.
-3. These conditions over all intervals imply that the work can be laid out in slots (Hall's theorem for windows that are
-   intervals: of a set of windows only the connected parts of its union matter), so z is feasible in the programme.
+Why no policy beats it, for any prices >= 0. Let a policy know all arrivals, but not the noise of a batch before it
+starts. It answers each request in time at most once, so the prices of those add up to at most the sum of all: its
+expected utility is at most that sum plus utility less prices of what is in time, a sum over executors. On one executor,
+what a batch earns on average and when it ends depend on its start, its level and its requests only, as its noise is
+independent of all before. Forget who has been answered already, which only adds choice: then W is the most that can
+come (Bellman). That a request takes only as much of a seat as its chance to be in time raises W, as does all rounding.
 
-Slots only relax: a group's window is its slot of arrival up to the slot of its last deadline, both in full.
-
-How far away it is: the fluid pays a batch's fixed cost at the best size and never lets patient requests delay urgent
-ones. A planner like ours that knows the arrivals stayed 11 % below it on the synthetic table, and ours 1 to 5 % where
-the fixed cost was taken away. Charging each level a batch per window of its requests lowers the bound by 1 % or less.
+Prices are found by subgradient steps of Polyak's length, from the fluid's marginals: a request that is answered more
+than once on average becomes dearer. A rough grid will do for that; a few steps on the fine one follow.
 """
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import linprog
-from scipy.sparse import coo_array
-from scipy.special import ndtr
-from setting import Z_MAX, Setting
+from fluid import fluid
+from numpy.typing import NDArray
+from setting import Setting
+from timeline import Timeline, served, timeline, values
 
 from elastriton.core.queue import Item
 
-SLOTS_PER_SLO = 4
-MAX_SLOTS = 600
+ROUGH, ROUGH_ROUNDS = 32, 60  # steps per shortest deadline
+FINE, FINE_ROUNDS = 256, 2
+MOST_STEPS = 60_000
+PATIENCE = 3  # rounds without progress before steps of prices get shorter
+
+Floats = NDArray[np.float64]
 
 
 def clairvoyant(setting: Setting, items: Sequence[Item]) -> float:
-    """The bound for a load."""
-    costs = {task.name: _costs_s(setting, task.slo_ms) for task in setting.tasks}
-    utility = {task.name: task.utility for task in setting.tasks}
-    overhead_s = setting.overhead_ms / 1000.0
-    end_s = max(item.deadline_s for item in items)
-    slot_s = max(min(task.slo_ms for task in setting.tasks) / 1000.0 / SLOTS_PER_SLO, end_s / MAX_SLOTS)
-    counts: dict[tuple[str, int], int] = defaultdict(int)
-    last: dict[tuple[str, int], int] = defaultdict(int)
-    for item in items:
-        group = (item.task, int(item.arrival_s / slot_s))
-        counts[group] += 1
-        last[group] = max(last[group], int((item.deadline_s - overhead_s) / slot_s))
-    programme = _Programme()
-    capacity: dict[int, int] = {}
-    for group, count in counts.items():
-        task, first = group
-        number, work = programme.row(count), programme.row(0.0)  # the work that levels need <= the work done
-        for gamma, cost_s in costs[task].items():
-            programme.column(utility[task] * setting.accuracy[task][gamma], {number: 1.0, work: cost_s / slot_s})
-        for slot in range(first, last[group] + 1):
-            if slot not in capacity:
-                capacity[slot] = programme.row(float(setting.executors))
-            programme.column(0.0, {work: -1.0, capacity[slot]: 1.0})
-    return programme.solve()
+    """The bound for a load, its items ordered by arrival."""
+    loose, marginals = fluid(setting, items)
+    prices = np.maximum(0.0, marginals)
+    top = setting.outlook.max_batch
+    shortest_s = min(task.slo_ms for task in setting.tasks) / 1000.0
+    longest_step_s = items[-1].deadline_s / MOST_STEPS
+    bound = loose
+    for steps, rounds, sizes in ((ROUGH, ROUGH_ROUNDS, _few_sizes(top)), (FINE, FINE_ROUNDS, np.arange(1, top + 1))):
+        line = timeline(setting, items, max(shortest_s / steps, longest_step_s), sizes)
+        bound, prices = good_prices(line, prices, setting.executors, rounds)
+    return min(loose, bound)
 
 
-def _costs_s(setting: Setting, slo_ms: float) -> dict[int, float]:
-    """The least mean time per item by level, over the batch sizes that could be done within `slo_ms`."""
-    costs = {}
-    left_ms = slo_ms - setting.overhead_ms
-    for gamma, row in setting.p50_ms.items():
-        sigma = setting.sigma[gamma]
-        sizes = [size for size in range(1, len(row)) if row[size] * math.exp(-Z_MAX * sigma[size]) <= left_ms]
-        if sizes:
-            costs[gamma] = min(row[size] * _mean(sigma[size]) / size for size in sizes) / 1000.0
-    return costs
+def good_prices(line: Timeline, prices: Floats, executors: int, rounds: int) -> tuple[float, Floats]:
+    """The least bound that is found in some rounds, and its prices [n]; the first are those given."""
+    best, best_prices, best_times = np.inf, prices, prices
+    ambition, waits = 0.02, 0
+    for _ in range(rounds):
+        value, level, size = values(line, prices)
+        bound = float(prices.sum() + executors * value[0])
+        times = executors * served(line, prices, level, size)
+        waits = 0 if bound < best * (1.0 - 1e-4) else waits + 1
+        if bound < best:
+            best, best_prices, best_times = bound, prices, times
+        elif waits >= PATIENCE:
+            ambition, waits = ambition / 2.0, 0
+            bound, prices, times = best, best_prices, best_times
+        slope = np.where((prices <= 0.0) & (times < 1.0), 0.0, 1.0 - times)
+        step = (bound - best * (1.0 - ambition)) / max(1e-9, float(slope @ slope))
+        prices = np.maximum(0.0, prices - step * slope)
+    return best, best_prices
 
 
-def _mean(sigma: float) -> float:
-    """The mean of exp(sigma Z), Z normal and cut at +-Z_MAX, where step 2 holds; else its minimum, which always does.
-
-    The mean residual life falls no faster than 1 per unit, so that the largest value on a grid plus the grid's step
-    bounds it everywhere.
-    """
-    z = np.linspace(-Z_MAX, Z_MAX, 4001)
-    r = np.exp(sigma * z)
-    low, high = r[0], r[-1]
-    body = math.exp(sigma**2 / 2.0)
-    mean = float(body * (ndtr(Z_MAX - sigma) - ndtr(-Z_MAX - sigma)) + (low + high) * ndtr(-Z_MAX))
-    above = ndtr(-z)  # P(D > r)
-    beyond = body * (ndtr(Z_MAX - sigma) - ndtr(z - sigma)) + high * ndtr(-Z_MAX)  # E[D; D > r], below the cut
-    residual = (beyond / above - r)[:-1]
-    return mean if residual.max() + np.diff(r).max() <= mean else float(low)
-
-
-class _Programme:
-    """A sparse linear programme: maximise gains under rows of <= constraints, all variables >= 0."""
-
-    def __init__(self) -> None:
-        self._limits: list[float] = []
-        self._gains: list[float] = []
-        self._entries: list[tuple[int, int, float]] = []
-
-    def row(self, limit: float) -> int:
-        self._limits.append(limit)
-        return len(self._limits) - 1
-
-    def column(self, gain: float, entries: dict[int, float]) -> None:
-        self._entries += [(row, len(self._gains), value) for row, value in entries.items()]
-        self._gains.append(gain)
-
-    def solve(self) -> float:
-        rows, columns, values = zip(*self._entries, strict=True)
-        shape = (len(self._limits), len(self._gains))
-        matrix = coo_array((values, (rows, columns)), shape=shape).tocsr()
-        gains = np.array(self._gains)
-        result = linprog(-gains, A_ub=matrix, b_ub=self._limits, method="highs-ipm")  # with crossover: a vertex
-        if not result.success:
-            raise RuntimeError(f"the bound's programme failed: {result.message}")
-        return -float(result.fun)
+def _few_sizes(top: int) -> NDArray[np.int64]:
+    """1, 2, 3, …, then each about a fifth larger than the last, up to `top`."""
+    sizes = [1]
+    while sizes[-1] < top:
+        sizes.append(min(top, max(sizes[-1] + 1, round(1.2 * sizes[-1]))))
+    return np.array(sizes)

@@ -96,7 +96,7 @@ def measure(
                     "call_ms": lambda: alone_ms(server, client, few) - bare_ms(executor, decoder, few, gamma),
                 },
             )
-        return figures, server.version
+            return figures, server.version
 
 
 def host_ms(figures: dict[str, list[float]], max_batch: int) -> list[float]:

@@ -26,7 +26,7 @@ from elastriton.core.profile import load_profile
 from elastriton.core.queue import Item
 
 Z_99 = 2.3263478740408408
-Z_MAX = 4.0  # noise beyond four sigmas is cut, which bound.py relies on
+Z_MAX = 4.0  # noise beyond four sigmas is cut, which fluid.py and timeline.py rely on
 SLO_FACTORS = (6.0, 12.0, 24.0)
 UTILITIES = (1.0, 1.0, 2.0)
 SLOPES = (0.5, 1.0, 2.0)

@@ -4,6 +4,8 @@
     texts    TEXT  BYTES [1, 1 or 2]   ->  the same, and LEVEL INT32 [1, 1], FALLBACK BOOL [1, 1]
                                            (regression: SCORE FP32 [1, 1] in place of LABEL and PROBABILITIES)
 
+Images behind a cascade are answered as texts are.
+
 The first dimension is the batch: always 1, since the server forms the batches. `slo_ms`, `utility` and `sent_unix_ms`
 travel as Triton request parameters.
 """
@@ -43,9 +45,9 @@ class Answer:
     `label` is the winning class and `probabilities` a float32 array over all classes; both are None for a regression
     task, which has a `score` instead. `gamma` is the token level the server chose: below 0 it merged tokens to be
     faster, 0 is the plain model, above 0 it added prompts. `level` is the model of a cascade that answered, 0 being the
-    smallest; None without a cascade. `fallback` says that a small model was unsure, and answered only because the
-    deadline left no time for the large one. `latency_ms` is the time from sending the request to having its answer,
-    without the wait for a free slot of `max_in_flight`.
+    smallest; None for images without a cascade, and always 1 for texts without small models. `fallback` says that a
+    small model was unsure, and answered only because the deadline left no time for the large one. `latency_ms` is the
+    time from sending the request to having its answer, without the wait for a free slot of `max_in_flight`.
     """
 
     task: str

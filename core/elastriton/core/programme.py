@@ -26,17 +26,18 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-def _compiled(function: F) -> F:
+def compiled(function: F) -> F:
     """numba's njit, cached on disk where there is a place to write to; told that no value is NaN, for SIMD loops."""
     options = {"nogil": True, "fastmath": {"nnan", "nsz"}}
     try:
-        compiled: F = njit(cache=True, **options)(function)
+        cached: F = njit(cache=True, **options)(function)
+        return cached
     except RuntimeError:
-        compiled = njit(**options)(function)
-    return compiled
+        anew: F = njit(**options)(function)
+        return anew
 
 
-@_compiled
+@compiled
 def solve(
     deadlines: Floats,
     rows: Ints,
@@ -96,7 +97,7 @@ def solve(
     return value[0, 0], first_run, run_size[first_run], run_level[first_run]
 
 
-@_compiled
+@compiled
 def in_chunks(
     left_ms: Floats, rows: Ints, worth: Floats, order: Ints, chunk: int, most: int
 ) -> tuple[Floats, Ints, Floats]:
@@ -116,7 +117,7 @@ def in_chunks(
     return first, longest, gains
 
 
-@_compiled
+@compiled
 def best_plan(
     left_ms: Floats,
     rows: Ints,

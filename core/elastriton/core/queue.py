@@ -44,10 +44,6 @@ class DeadlineQueue:
         """Insert by deadline; equal deadlines keep the order of arrival."""
         insort(self._items, item, key=lambda other: (other.deadline_s, other.arrival_s))
 
-    def first(self, count: int) -> list[Item]:
-        """The `count` most urgent items, without removing them."""
-        return self._items[:count]
-
     def remove(self, items: Collection[Item]) -> None:
         """Take out `items`, which must all be waiting."""
         gone = set(map(id, items))

@@ -32,8 +32,8 @@ def test_full_ties_keep_the_order_in_which_they_were_added() -> None:
 
 def test_first_shows_the_most_urgent_without_removing() -> None:
     queue = queue_of([item(3.0), item(1.0), item(2.0)])
-    assert [one.deadline_s for one in queue.first(2)] == [1.0, 2.0]
-    assert [one.deadline_s for one in queue.first(9)] == [1.0, 2.0, 3.0]
+    assert [one.deadline_s for one in list(queue)[:2]] == [1.0, 2.0]
+    assert [one.deadline_s for one in queue] == [1.0, 2.0, 3.0]
     assert len(queue) == 3
     assert queue[0].deadline_s == 1.0
 
@@ -49,4 +49,4 @@ def test_an_empty_queue() -> None:
     queue = DeadlineQueue()
     queue.remove([])
     assert not queue
-    assert queue.first(3) == []
+    assert list(queue) == []
