@@ -16,7 +16,7 @@ independent of all before. Forget who has been answered already, which only adds
 come (Bellman). That a request takes only as much of a seat as its chance to be in time raises W, as does all rounding.
 
 Prices are found by subgradient steps of Polyak's length, from the fluid's marginals: a request that is answered more
-than once on average becomes dearer. A rough grid will do for that; a few steps on the fine one follow.
+than once on average becomes dearer. A rough grid will do for that; the fine one then gives the bound.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from timeline import Timeline, served, timeline, values
 
 from elastriton.core.queue import Item
 
-ROUGH, ROUGH_ROUNDS = 32, 60  # steps per shortest deadline
-FINE, FINE_ROUNDS = 256, 2
+ROUGH, ROUGH_ROUNDS = 32, 30  # steps per shortest deadline
+FINE, FINE_ROUNDS = 256, 1
 MOST_STEPS = 60_000
 PATIENCE = 3  # rounds without progress before steps of prices get shorter
 

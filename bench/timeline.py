@@ -37,22 +37,22 @@ class Timeline(NamedTuple):
     Arrays of batches are [levels, sizes + 1, …], of requests [n] in the order of arrival.
     """
 
-    arrival_s: Floats
     arrival_step: Ints
     due_s: Floats  # when a request's batch must have ended
     worth: Floats  # [levels, n]
     median_s: Floats  # of a batch's duration
     sigma: Floats  # of its logarithm
     low_s: Floats  # the shortest duration
+    least_s: Floats  # [levels], the shortest of any size
     high_s: Floats  # the longest
     first: Ints  # the first step in which a batch may end, from its start
     stride: Ints  # from there to the next one that counts, and so on
+    cells: Ints  # how many there are
     mass: Floats  # [levels, sizes + 1, CELLS], how likely each is
     sizes: Ints  # those to consider, ascending
     settled: NDArray[np.bool_]  # [levels, numbers of sizes]: no larger size is faster, whatever the noise
     step_s: float
     steps: int
-    patience_s: float  # the longest from an arrival to its `due_s`
 
 
 def timeline(setting: Setting, items: Sequence[Item], step_s: float, sizes: Ints) -> Timeline:
@@ -64,24 +64,24 @@ def timeline(setting: Setting, items: Sequence[Item], step_s: float, sizes: Ints
     sigma = np.array([setting.sigma[gamma] for gamma in levels])
     low_s, high_s = median_s * np.exp(-Z_MAX * sigma), median_s * np.exp(Z_MAX * sigma)
     step_s = min(step_s, 0.999 * float(low_s[:, sizes].min()))
-    first, stride, mass = _ends(median_s, sigma, low_s, step_s)
+    first, stride, cells, mass = _ends(median_s, sigma, low_s, step_s)
     return Timeline(
-        arrival_s,
         np.maximum(0.0, arrival_s / step_s - TIE_S).astype(np.int64),
         due_s,
         np.array([[item.utility * setting.accuracy[item.task][gamma] for item in items] for gamma in levels]),
         median_s,
         sigma,
         low_s,
+        low_s[:, sizes].min(axis=1),
         high_s,
         first,
         stride,
+        cells,
         mass,
         sizes,
         (low_s[:, sizes] <= _least_from(low_s[:, sizes])) & (high_s[:, sizes] <= _least_from(high_s[:, sizes])),
         step_s,
         int(due_s.max() / step_s) + 1,
-        float((due_s - arrival_s).max()),
     )
 
 
@@ -91,8 +91,8 @@ def _least_from(rows: Floats) -> Floats:
     return least
 
 
-def _ends(median_s: Floats, sigma: Floats, low_s: Floats, step_s: float) -> tuple[Ints, Ints, Floats]:
-    """When batches end, in steps from their start: `first`, `stride` and `mass` of the timeline."""
+def _ends(median_s: Floats, sigma: Floats, low_s: Floats, step_s: float) -> tuple[Ints, Ints, Ints, Floats]:
+    """When batches end, in steps from their start: `first`, `stride`, `cells` and `mass` of the timeline."""
     first = np.maximum(0.0, low_s / step_s - TIE_S).astype(np.int64)
     last = (median_s * np.exp(Z_TOP * sigma) / step_s).astype(np.int64)
     stride = -(-(last - first + 1) // CELLS)
@@ -102,7 +102,8 @@ def _ends(median_s: Floats, sigma: Floats, low_s: Floats, step_s: float) -> tupl
     all_ended = (begins > last[:, :, None]) | (sigma[:, :, None] <= 0.0)
     before = np.where(all_ended, 1.0, ndtr(z))
     edges = np.concatenate([np.zeros_like(before[:, :, :1]), before, np.ones_like(before[:, :, :1])], axis=2)
-    return first, stride, np.diff(edges, axis=2)
+    mass = np.diff(edges, axis=2)
+    return first, stride, CELLS - np.argmax(mass[:, :, ::-1] > 0.0, axis=2), mass
 
 
 @compiled
@@ -110,24 +111,21 @@ def values(line: Timeline, prices: Floats) -> tuple[Floats, Ints, Ints]:
     """W [steps + 1], and the level (-1: wait) and the size of the batch to start [steps]."""
     value = np.zeros(line.steps + 1)
     level, size = np.full(line.steps, -1), np.zeros(line.steps, np.int64)
-    who, gain, taken = _scratch(line)
-    arrived = line.arrival_s.shape[0]
+    who, gain, left_s, taken = _scratch(line)
+    order, gains, paying = _by_gain(line, prices)
     for step in range(line.steps - 1, -1, -1):
-        while arrived > 0 and line.arrival_step[arrived - 1] > step:
-            arrived -= 1
         value[step] = value[step + 1]
         for g in range(line.median_s.shape[0]):
-            wanted = _wanted(line, prices, g, step, arrived, who, gain)
+            few = paying[g]
+            wanted = _wanted(line, order[g, :few], gains[g, :few], step, line.least_s[g], who, gain, left_s)
             if wanted == 0:
                 continue
             for number in range(line.sizes.shape[0]):
                 seats = line.sizes[number]
-                total, left = _seat(line, g, seats, step, wanted, who, gain, taken)
-                for cell in range(CELLS):
-                    share = line.mass[g, seats, cell]
-                    if share > 0.0:
-                        end = step + line.first[g, seats] + cell * line.stride[g, seats]
-                        total += share * value[min(line.steps, end)]
+                total, left = _seat(line, g, seats, wanted, gain, left_s, taken)
+                for cell in range(line.cells[g, seats]):
+                    end = step + line.first[g, seats] + cell * line.stride[g, seats]
+                    total += line.mass[g, seats, cell] * value[min(line.steps, end)]
                 if total > value[step]:
                     value[step], level[step], size[step] = total, g, seats
                 if left > 0.0 and line.settled[g, number]:
@@ -138,73 +136,79 @@ def values(line: Timeline, prices: Floats) -> tuple[Floats, Ints, Ints]:
 @compiled
 def served(line: Timeline, prices: Floats, level: Ints, size: Ints) -> Floats:
     """How often each request [n] is answered in time, on average, by what `values` has decided."""
-    times = np.zeros(line.arrival_s.shape[0])
+    times = np.zeros(line.due_s.shape[0])
     chance = np.zeros(line.steps + 1)
     chance[0] = 1.0
-    who, gain, taken = _scratch(line)
-    arrived = 0
+    who, gain, left_s, taken = _scratch(line)
+    order, gains, paying = _by_gain(line, prices)
     for step in range(line.steps):
         g, seats = level[step], size[step]
         if g < 0 or chance[step] < 1e-7:
             chance[step + 1] += chance[step]
             continue
-        while arrived < times.shape[0] and line.arrival_step[arrived] <= step:
-            arrived += 1
-        wanted = _wanted(line, prices, g, step, arrived, who, gain)
+        few = paying[g]
+        wanted = _wanted(line, order[g, :few], gains[g, :few], step, line.least_s[g], who, gain, left_s)
         taken[:wanted] = 0.0
-        _seat(line, g, seats, step, wanted, who, gain, taken)
+        _seat(line, g, seats, wanted, gain, left_s, taken)
         for place in range(wanted):
             times[who[place]] += chance[step] * taken[place]
-        for cell in range(CELLS):
+        for cell in range(line.cells[g, seats]):
             end = step + line.first[g, seats] + cell * line.stride[g, seats]
             chance[min(line.steps, end)] += chance[step] * line.mass[g, seats, cell]
     return times
 
 
 @compiled
-def _scratch(line: Timeline) -> tuple[Ints, Floats, Floats]:
-    n = line.arrival_s.shape[0]
-    return np.empty(n, np.int64), np.empty(n), np.zeros(n)
+def _scratch(line: Timeline) -> tuple[Ints, Floats, Floats, Floats]:
+    n = line.due_s.shape[0]
+    return np.empty(n, np.int64), np.empty(n), np.empty(n), np.zeros(n)
 
 
 @compiled
-def _wanted(line: Timeline, prices: Floats, g: int, step: int, arrived: int, who: Ints, gain: Floats) -> int:
-    """How many requests a batch at a level would gain by; puts them and their gains in place, the largest first."""
+def _by_gain(line: Timeline, prices: Floats) -> tuple[Ints, Floats, Ints]:
+    """Per level [levels, n]: the requests by what they would gain, the most first; that; and how many gain at all."""
+    levels, n = line.worth.shape
+    order, gains, paying = np.empty((levels, n), np.int64), np.empty((levels, n)), np.zeros(levels, np.int64)
+    for g in range(levels):
+        gain = line.worth[g] - prices
+        order[g] = np.argsort(-gain)
+        gains[g] = gain[order[g]]
+        paying[g] = np.sum(gain > 0.0)
+    return order, gains, paying
+
+
+@compiled
+def _wanted(
+    line: Timeline, order: Ints, gains: Floats, step: int, least_s: float, who: Ints, gain: Floats, left_s: Floats
+) -> int:
+    """How many of `order` a batch would gain by at a step; puts them, their gains and their time left in place."""
     now_s = step * line.step_s
-    soonest_s = now_s + line.low_s[g, line.sizes[0]]
-    for size in line.sizes:
-        soonest_s = min(soonest_s, now_s + line.low_s[g, size])
     count = 0
-    for index in range(arrived - 1, -1, -1):
-        if line.arrival_s[index] <= now_s - line.patience_s:
-            break
-        if line.due_s[index] >= soonest_s and line.worth[g, index] > prices[index]:
-            who[count], gain[count] = index, line.worth[g, index] - prices[index]
+    for place in range(order.shape[0]):
+        index = order[place]
+        if line.arrival_step[index] <= step and line.due_s[index] - now_s >= least_s:
+            who[count], gain[count], left_s[count] = index, gains[place], line.due_s[index] - now_s
             count += 1
-    order = np.argsort(-gain[:count])
-    who[:count], gain[:count] = who[:count][order], gain[:count][order]
     return count
 
 
 @compiled
 def _seat(
-    line: Timeline, g: int, seats: int, step: int, wanted: int, who: Ints, gain: Floats, taken: Floats
+    line: Timeline, g: int, seats: int, wanted: int, gain: Floats, left_s: Floats, taken: Floats
 ) -> tuple[float, float]:
     """Give the seats of a batch away: (what that gains, seats left); `taken` is what each of those who wanted has got.
 
     A request takes as much of a seat as its chance to be in time.
     """
-    now_s = step * line.step_s
     low_s, high_s = line.low_s[g, seats], line.high_s[g, seats]
     total, left = 0.0, float(seats)
     for place in range(wanted):
-        left_s = line.due_s[who[place]] - now_s
-        if left_s >= high_s:
+        if left_s[place] >= high_s:
             share = 1.0
-        elif left_s < low_s:
+        elif left_s[place] < low_s:
             share = 0.0
         else:  # noise is lognormal, cut at both ends
-            z = math.log(left_s / line.median_s[g, seats]) / line.sigma[g, seats]
+            z = math.log(left_s[place] / line.median_s[g, seats]) / line.sigma[g, seats]
             share = 0.5 * math.erfc(-z / math.sqrt(2.0))
         share = min(left, share)
         total += share * gain[place]
