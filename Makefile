@@ -29,7 +29,7 @@ check: setup  ## ruff, mypy --strict
 test: setup  ## every test that needs no GPU, a real tritonserver included
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest tests
 
-bench: demo  ## the measurements behind the figures in the docs (about 75 minutes); most need ../shared/data
+bench: demo  ## the measurements behind the figures in the docs (about 100 minutes); most need ../shared/data
 	for script in overhead levels text_levels decision policies schedules tune live; do \
 		PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python bench/$$script.py || exit 1; done
 	$(BIN)/python bench/readme.py

@@ -1,6 +1,6 @@
 """All policies on the same loads in one event simulator, beside the clairvoyant bound.
 
-    python bench/policies.py                                  # about 10 minutes on one core
+    python bench/policies.py                                  # about half an hour on one core, most of it for the bound
     python bench/policies.py --quick                          # a few cells
     python bench/policies.py --profile build/demo/profile.json --processes 2
 

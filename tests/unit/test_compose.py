@@ -120,7 +120,9 @@ def test_the_extras_exist() -> None:
     project = (ROOT / "pyproject.toml").read_text()
     (extras,) = re.findall(r"^ARG EXTRAS=(\S+)$", DOCKERFILE, re.MULTILINE)
     assert SERVICE["build"]["args"]["EXTRAS"] == f"${{EXTRAS:-{extras}}}"
-    assert [extra for extra in extras.split(",") if not re.search(rf"^{extra} = \[", project, re.MULTILINE)] == []
+    named = {extra for listed in re.findall(r"generator,[a-z,-]+", COMPOSE.read_text()) for extra in listed.split(",")}
+    assert named == {*extras.split(","), "runtime-gpu", "torch"}
+    assert [extra for extra in named if not re.search(rf"^{extra} = \[", project, re.MULTILINE)] == []
 
 
 def test_compose_accepts_it() -> None:

@@ -37,11 +37,18 @@ def test_plan_generate_check(tmp_path: Path, tiny_project: Path, tiny_build: Pat
     assert "complete and consistent" in checked.stdout
 
 
-def test_a_replay_without_a_server_says_so_at_once(tmp_path: Path, tiny_project: Path) -> None:
-    options = ("--url", "grpc://127.0.0.1:1", "--rate", 5, "--requests", 2000)
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("grpc://127.0.0.1:1", "cannot be replayed: UnavailableError"),
+        ("127.0.0.1:8001", "error: the url of the server: '127.0.0.1:8001' does not start with grpc:// or http://"),
+    ],
+)
+def test_a_replay_without_a_server_says_so_at_once(tmp_path: Path, tiny_project: Path, url: str, message: str) -> None:
+    options = ("--url", url, "--rate", 5, "--requests", 2000)
     failed = elastriton("replay", "-c", tiny_project / "elastriton.yaml", *options, cwd=tmp_path)
     assert failed.returncode == 1
-    assert "cannot be replayed: UnavailableError" in failed.stderr
+    assert message in failed.stderr
 
 
 def test_a_plan_of_another_version_is_refused(tmp_path: Path, tiny_build: Path) -> None:
