@@ -15,8 +15,9 @@ what a batch earns on average and when it ends depend on its start, its level an
 independent of all before. Forget who has been answered already, which only adds choice: then W is the most that can
 come (Bellman). That a request takes only as much of a seat as its chance to be in time raises W, as does all rounding.
 
-Prices are found by subgradient steps of Polyak's length, from the fluid's marginals: a request that is answered more
-than once on average becomes dearer. A rough grid will do for that; the fine one then gives the bound.
+Prices are found by subgradient steps of Polyak's length, with his heavy ball's inertia (1964), from the fluid's
+marginals: a request that is answered more than once on average becomes dearer. A rough grid will do for that; the fine
+one then gives the bound.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ from timeline import Timeline, served, timeline, values
 
 from elastriton.core.queue import Item
 
-ROUGH, ROUGH_ROUNDS = 32, 30  # steps per shortest deadline
+ROUGH, ROUGH_ROUNDS = 32, 60  # steps per shortest deadline
 FINE, FINE_ROUNDS = 256, 1
 MOST_STEPS = 60_000
 PATIENCE = 3  # rounds without progress before steps of prices get shorter
+INERTIA = 0.85
 
 Floats = NDArray[np.float64]
 
@@ -57,6 +59,7 @@ def good_prices(line: Timeline, prices: Floats, executors: int, rounds: int) -> 
     """The least bound that is found in some rounds, and its prices [n]; the first are those given."""
     best, best_prices, best_times = np.inf, prices, prices
     ambition, waits = 0.02, 0
+    direction = np.zeros_like(prices)
     for _ in range(rounds):
         value, level, size = values(line, prices)
         bound = float(prices.sum() + executors * value[0])
@@ -67,9 +70,11 @@ def good_prices(line: Timeline, prices: Floats, executors: int, rounds: int) -> 
         elif waits >= PATIENCE:
             ambition, waits = ambition / 2.0, 0
             bound, prices, times = best, best_prices, best_times
+            direction = np.zeros_like(prices)
         slope = np.where((prices <= 0.0) & (times < 1.0), 0.0, 1.0 - times)
-        step = (bound - best * (1.0 - ambition)) / max(1e-9, float(slope @ slope))
-        prices = np.maximum(0.0, prices - step * slope)
+        direction = slope + INERTIA * direction
+        step = (bound - best * (1.0 - ambition)) / max(1e-9, float(direction @ direction))
+        prices = np.maximum(0.0, prices - step * direction)
     return best, best_prices
 
 
