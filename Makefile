@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml
 setup: $(STAMP)  ## create .venv and install everything (about 3 minutes, most of it torch)
 
 demo: setup  ## prepare, profile, plan, generate, serve and query real models
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/elastriton demo
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/elastriton demo $(DEMO)
 
 check: setup  ## ruff, mypy --strict
 	$(BIN)/ruff check .
@@ -29,9 +29,10 @@ check: setup  ## ruff, mypy --strict
 test: setup  ## every test that needs no GPU, a real tritonserver included
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest tests
 
+bench: DEMO = --json bench/results/demo.json
 bench: demo  ## the measurements behind the figures in the docs (about 100 minutes); most need ../shared/data
-	for script in overhead levels text_levels decision policies schedules tune live; do \
-		PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python bench/$$script.py || exit 1; done
+	for script in overhead.py levels.py text_levels.py decision.py policies.py schedules.py tune.py "live.py --requests 800"; do \
+		PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python bench/$$script || exit 1; done
 	$(BIN)/python bench/readme.py
 
 bench-cascades: setup  ## cascades beside their peers: an hour of training, then an hour of measuring; needs ../shared

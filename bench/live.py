@@ -1,6 +1,6 @@
 """Policies live: the same arrivals, real images, a real tritonserver, true labels; beside what the simulator predicts.
 
-    python bench/live.py                    # profile, then about 25 minutes of replays; bench/results/live.json
+    python bench/live.py --requests 800     # profile, then 25 minutes of replays, longer where they are repeated
     python bench/live.py --encoder clip     # the same with CLIP ViT-B/16; bench/results/live_clip.json
 
 For every seed and policy a server is started, and the traces are replayed against it one by one (seeds outside,
@@ -12,8 +12,8 @@ was measured first (overhead.py's `host_ms` and `call_ms`, at the fastest level;
 `simulated_alone` is the same where the encoder has the machine for itself. `drift` is the last factor on the p99 that
 the scheduler has learnt, `batches_within_prediction` the share of batches that took no longer than predicted.
 
-The simulator knows of no neighbours. Where a virtual machine is lent its cores, a replay is repeated, at most six
-times, until its host has `stolen` no more than a hundredth of their time; that is all that decides.
+The simulator knows of no neighbours. Where a virtual machine is lent its cores, a replay is run up to six times, until
+its host has `stolen` no more than a hundredth of their time; that is all that decides.
 """
 
 from __future__ import annotations

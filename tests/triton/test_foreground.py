@@ -35,7 +35,7 @@ class Foreground:
         return self.log.read_text(errors="replace")
 
     def wait_ready(self) -> None:
-        wait_for(lambda: "elastriton serve: http " in self.text() or self.process.poll() is not None, "ready")
+        wait_for(lambda: "elastriton serve: http://" in self.text() or self.process.poll() is not None, "ready")
         assert self.process.poll() is None, self.text()
 
     def server(self) -> int:

@@ -54,11 +54,6 @@ class Scheduler:
                 self.policy.arrived(item)
 
     def _check(self, items: Sequence[Item], now_s: float) -> None:
-        if len(self.waiting) + len(items) > self.max_queue:
-            raise Rejected(
-                f"the queue is full: {len(self.waiting)} samples wait of at most {self.max_queue}; "
-                f"{len(items)} more do not fit; retry later or on another replica"
-            )
         for item in items:
             needed_ms = self.outlook.needed_ms(item)
             left_ms = (item.deadline_s - now_s) * 1000.0
@@ -66,6 +61,11 @@ class Scheduler:
                 if not self.waiting and self.outlook.profiled_ms(item) <= left_ms:
                     self.outlook.latency.drift.relax()  # no batch will: a bad minute must not last for ever
                 raise hopeless(left_ms, f"the fastest level needs {needed_ms:.1f} ms")
+        if len(self.waiting) + len(items) > self.max_queue:
+            raise Rejected(
+                f"the queue is full: {len(self.waiting)} samples wait of at most {self.max_queue}; "
+                f"{len(items)} more do not fit; retry later or on another replica"
+            )
 
     def next(self, now_s: float) -> Decision | None:
         """What an idle executor should do now; None where nothing waits. The decision's items leave the queue.

@@ -48,3 +48,5 @@ def test_requests_reach_the_scheduler_late_and_batches_wait_for_what_arrives() -
     shared = simulate(replace(setting, host_ms=2.0), items, LargestBatch(), seed=0)
     assert shared.p50_ms == pytest.approx(14.0)  # ready at 2 and at 6; 2 to 14, since the second takes 2 of it
     assert (shared.served, shared.dropped, shared.on_time) == (1, 0.5, 0.5), "due at 23, it would be done at 24"
+    called = simulate(replace(setting, call_ms=1.0), items, LargestBatch(), seed=0)
+    assert called.p50_ms == pytest.approx(14.5), "0 to 11 and 11 to 22"

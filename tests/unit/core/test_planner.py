@@ -130,6 +130,14 @@ def test_a_task_without_measurements_runs_at_the_plain_level(profile: Profile) -
     assert plan.schedulers["vit_scheduler"].outlook().overhead_ms == 2.0
 
 
+def test_why_a_regression_has_no_levels_is_noted(profile: Profile) -> None:
+    rater, levels = profile.encoders["rater"], profile.encoders["vit"].levels
+    cells = tuple(replace(cell, gamma=level.gamma) for level in levels for cell in rater.latency)
+    elastic = replace(profile, encoders={**profile.encoders, "rater": replace(rater, levels=levels, latency=cells)})
+    notes = make_plan(elastic, "", goals(elastic)).notes
+    assert "similarity: level 0 alone: what the others cost is measured for classifications only" in notes
+
+
 def test_a_chosen_cascade_is_laid_out_and_noted(profile: Profile) -> None:
     pruning, audit = Pruning(scale=0.5), AuditPlan(0.1, 0.05, 0.01, fall_back=True)
     choice = CascadeChoice("why", ((0, 0.7),), score="margin", small_weight=0.2, pruning=pruning, audit=audit)
