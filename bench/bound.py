@@ -32,8 +32,8 @@ from timeline import Timeline, served, timeline, values
 
 from elastriton.core.queue import Item
 
-ROUGH, ROUGH_ROUNDS = 32, 60  # steps per shortest deadline
-FINE, FINE_ROUNDS = 256, 1
+ROUGH, FINE = 32, 256  # steps per shortest deadline
+ROUNDS = 60
 MOST_STEPS = 60_000
 PATIENCE = 3  # rounds without progress before steps of prices get shorter
 INERTIA = 0.85
@@ -44,23 +44,21 @@ Floats = NDArray[np.float64]
 def clairvoyant(setting: Setting, items: Sequence[Item]) -> float:
     """The bound for a load, its items ordered by arrival."""
     loose, marginals = fluid(setting, items)
-    prices = np.maximum(0.0, marginals)
     top = setting.outlook.max_batch
     shortest_s = min(task.slo_ms for task in setting.tasks) / 1000.0
     longest_step_s = items[-1].deadline_s / MOST_STEPS
-    bound = loose
-    for steps, rounds, sizes in ((ROUGH, ROUGH_ROUNDS, _few_sizes(top)), (FINE, FINE_ROUNDS, np.arange(1, top + 1))):
-        line = timeline(setting, items, max(shortest_s / steps, longest_step_s), sizes)
-        bound, prices = good_prices(line, prices, setting.executors, rounds)
-    return min(loose, bound)
+    rough = timeline(setting, items, max(shortest_s / ROUGH, longest_step_s), _few_sizes(top))
+    fine = timeline(setting, items, max(shortest_s / FINE, longest_step_s), np.arange(1, top + 1))
+    prices = good_prices(rough, np.maximum(0.0, marginals), setting.executors)
+    return min(loose, float(prices.sum() + setting.executors * values(fine, prices)[0][0]))
 
 
-def good_prices(line: Timeline, prices: Floats, executors: int, rounds: int) -> tuple[float, Floats]:
-    """The least bound that is found in some rounds, and its prices [n]; the first are those given."""
+def good_prices(line: Timeline, prices: Floats, executors: int) -> Floats:
+    """The prices [n] of the least bound that ROUNDS find; the first are those given."""
     best, best_prices, best_times = np.inf, prices, prices
     ambition, waits = 0.02, 0
     direction = np.zeros_like(prices)
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         value, level, size = values(line, prices)
         bound = float(prices.sum() + executors * value[0])
         times = executors * served(line, prices, level, size)
@@ -75,7 +73,7 @@ def good_prices(line: Timeline, prices: Floats, executors: int, rounds: int) -> 
         direction = slope + INERTIA * direction
         step = (bound - best * (1.0 - ambition)) / max(1e-9, float(direction @ direction))
         prices = np.maximum(0.0, prices - step * direction)
-    return best, best_prices
+    return best_prices
 
 
 def _few_sizes(top: int) -> NDArray[np.int64]:

@@ -143,9 +143,7 @@ def only_level(plan: Plan, gamma: int) -> Plan:
     return replace(plan, schedulers=schedulers)
 
 
-def bare(
-    executor: ElasticExecutor, decoder: DecoderPlan, images: list[bytes], gamma: int = 0, *, decode: bool
-) -> float:
+def bare(executor: ElasticExecutor, decoder: DecoderPlan, images: list[bytes], gamma: int, *, decode: bool) -> float:
     """Samples per second of the executor in this process, in full batches."""
     pixels = [] if decode else [decode_image(image, decoder) for image in images]
     started_s = time.perf_counter()

@@ -75,8 +75,11 @@ def make_plan(
             raise ConfigError(f"encoder {name} has no task; remove it from the configuration and profile again")
         kept, dropped = useful_gammas(encoder, tasks.values())
         notes += [f"{name}: level {gamma} is dropped: {reason}" for gamma, reason in dropped.items()]
-        unmeasured = [task_name for task_name, task in tasks.items() if len(encoder.levels) > 1 and not task.accuracy]
-        notes += [f"{task_name}: level 0 alone: {_WHY_PLAIN[tasks[task_name].objective]}" for task_name in unmeasured]
+        notes += [
+            f"{task_name}: level 0 alone: {_WHY_PLAIN[task.objective]}"
+            for task_name, task in tasks.items()
+            if len(encoder.levels) > 1 and not task.accuracy
+        ]
         executors[f"{name}_executor"] = _executor(encoder, tasks, kept)
         schedulers[f"{name}_scheduler"] = _scheduler(f"{name}_executor", encoder, tasks, kept, goals)
     notes += [f"{name}: {choice.note}" for name, choice in choices.items()]

@@ -30,11 +30,10 @@ def compiled(function: F) -> F:
     """numba's njit, cached on disk where there is a place to write to; told that no value is NaN, for SIMD loops."""
     options = {"nogil": True, "fastmath": {"nnan", "nsz"}}
     try:
-        cached: F = njit(cache=True, **options)(function)
-        return cached
+        made: F = njit(cache=True, **options)(function)
     except RuntimeError:
-        anew: F = njit(**options)(function)
-        return anew
+        made = njit(**options)(function)
+    return made
 
 
 @compiled
