@@ -16,8 +16,8 @@ independent of all before. Forget who has been answered already, which only adds
 come (Bellman). That a request takes only as much of a seat as its chance to be in time raises W, as does all rounding.
 
 Prices are found by subgradient steps of Polyak's length, with his heavy ball's inertia (1964), from the fluid's
-marginals: a request that is answered more than once on average becomes dearer. A rough grid will do for that; the fine
-one then gives the bound.
+marginals: a request that is answered more than once on average becomes dearer. Rough grids will do for that, the second
+starting from what the first has found; the fine one then gives the bound.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from timeline import Timeline, served, timeline, values
 
 from elastriton.core.queue import Item
 
-ROUGH, FINE = 32, 256  # steps per shortest deadline
-ROUNDS = 60
+ROUGH, FINE = (32, 64), 512  # steps per shortest deadline
+ROUNDS = 60  # on each of the rough
 MOST_STEPS = 60_000
 PATIENCE = 3  # rounds without progress before steps of prices get shorter
 INERTIA = 0.85
@@ -47,9 +47,11 @@ def clairvoyant(setting: Setting, items: Sequence[Item]) -> float:
     top = setting.outlook.max_batch
     shortest_s = min(task.slo_ms for task in setting.tasks) / 1000.0
     longest_step_s = items[-1].deadline_s / MOST_STEPS
-    rough = timeline(setting, items, max(shortest_s / ROUGH, longest_step_s), _few_sizes(top))
+    prices = np.maximum(0.0, marginals)
+    for steps in ROUGH:
+        rough = timeline(setting, items, max(shortest_s / steps, longest_step_s), _few_sizes(top))
+        prices = good_prices(rough, prices, setting.executors)
     fine = timeline(setting, items, max(shortest_s / FINE, longest_step_s), np.arange(1, top + 1))
-    prices = good_prices(rough, np.maximum(0.0, marginals), setting.executors)
     return min(loose, float(prices.sum() + setting.executors * values(fine, prices)[0][0]))
 
 

@@ -27,6 +27,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 CELLS = 64  # the ends of a batch fall into at most so many
+BLOCK = 64  # steps that share one list of requests
 Z_TOP = 3.0  # what is later than that counts as this late
 TIE_S = 1e-9  # so much may be lost by rounding floats
 
@@ -112,12 +113,12 @@ def values(line: Timeline, prices: Floats) -> tuple[Floats, Ints, Ints]:
     value = np.zeros(line.steps + 1)
     level, size = np.full(line.steps, -1), np.zeros(line.steps, np.int64)
     who, gain, left_s, taken = _scratch(line)
-    order, gains, paying = _by_gain(line, prices)
+    order, count = _by_gain(line, prices)
     for step in range(line.steps - 1, -1, -1):
         value[step] = value[step + 1]
         for g in range(line.median_s.shape[0]):
-            few = paying[g]
-            wanted = _wanted(line, order[g, :few], gains[g, :few], step, line.least_s[g], who, gain, left_s)
+            about = order[g, step // BLOCK, : count[g, step // BLOCK]]
+            wanted = _wanted(line, g, step, prices, about, who, gain, left_s)
             if wanted == 0:
                 continue
             for number in range(line.sizes.shape[0]):
@@ -140,14 +141,14 @@ def served(line: Timeline, prices: Floats, level: Ints, size: Ints) -> Floats:
     chance = np.zeros(line.steps + 1)
     chance[0] = 1.0
     who, gain, left_s, taken = _scratch(line)
-    order, gains, paying = _by_gain(line, prices)
+    order, count = _by_gain(line, prices)
     for step in range(line.steps):
         g, seats = level[step], size[step]
         if g < 0 or chance[step] < 1e-7:
             chance[step + 1] += chance[step]
             continue
-        few = paying[g]
-        wanted = _wanted(line, order[g, :few], gains[g, :few], step, line.least_s[g], who, gain, left_s)
+        about = order[g, step // BLOCK, : count[g, step // BLOCK]]
+        wanted = _wanted(line, g, step, prices, about, who, gain, left_s)
         taken[:wanted] = 0.0
         _seat(line, g, seats, wanted, gain, left_s, taken)
         for place in range(wanted):
@@ -165,31 +166,40 @@ def _scratch(line: Timeline) -> tuple[Ints, Floats, Floats, Floats]:
 
 
 @compiled
-def _by_gain(line: Timeline, prices: Floats) -> tuple[Ints, Floats, Ints]:
-    """Per level [levels, n]: the requests by what they would gain, the most first; that; and how many gain at all."""
+def _by_gain(line: Timeline, prices: Floats) -> tuple[Ints, Ints]:
+    """The requests that may gain, by level and block of steps [levels, blocks, most], the most first; and how many."""
     levels, n = line.worth.shape
-    order, gains, paying = np.empty((levels, n), np.int64), np.empty((levels, n)), np.zeros(levels, np.int64)
+    first = line.arrival_step // BLOCK
+    last = np.minimum(line.due_s / line.step_s, line.steps - 1.0).astype(np.int64) // BLOCK
+    about = np.zeros((line.steps - 1) // BLOCK + 1, np.int64)
+    for index in range(n):
+        about[first[index] : last[index] + 1] += 1
+    order = np.empty((levels, about.shape[0], about.max()), np.int64)
+    count = np.zeros((levels, about.shape[0]), np.int64)
     for g in range(levels):
         gain = line.worth[g] - prices
-        order[g] = np.argsort(-gain)
-        gains[g] = gain[order[g]]
-        paying[g] = np.sum(gain > 0.0)
-    return order, gains, paying
+        for index in np.argsort(-gain):
+            if gain[index] <= 0.0:
+                break
+            for block in range(first[index], last[index] + 1):
+                order[g, block, count[g, block]] = index
+                count[g, block] += 1
+    return order, count
 
 
 @compiled
 def _wanted(
-    line: Timeline, order: Ints, gains: Floats, step: int, least_s: float, who: Ints, gain: Floats, left_s: Floats
+    line: Timeline, g: int, step: int, prices: Floats, about: Ints, who: Ints, gain: Floats, left_s: Floats
 ) -> int:
-    """How many of `order` a batch would gain by at a step; puts them, their gains and their time left in place."""
+    """How many of those `about` a batch would gain by; puts them, their gains and their time left in place."""
     now_s = step * line.step_s
-    count = 0
-    for place in range(order.shape[0]):
-        index = order[place]
-        if line.arrival_step[index] <= step and line.due_s[index] - now_s >= least_s:
-            who[count], gain[count], left_s[count] = index, gains[place], line.due_s[index] - now_s
-            count += 1
-    return count
+    wanted = 0
+    for index in about:
+        if line.arrival_step[index] <= step and line.due_s[index] - now_s >= line.least_s[g]:
+            who[wanted], gain[wanted] = index, line.worth[g, index] - prices[index]
+            left_s[wanted] = line.due_s[index] - now_s
+            wanted += 1
+    return wanted
 
 
 @compiled
