@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import compress
 
 import numpy as np
 
@@ -26,12 +27,12 @@ class Joint:
        has no batch, because none is safely in time, fall back to LargestBatch.
     """
 
-    TIMES = 24
+    TIMES = 12
     POSITIONS = 64
     LOOK_AHEAD = 512
-    SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+    SIZES = (*range(1, 16), *range(16, 24, 2), *range(24, 40, 4), *range(40, 64, 8))
 
-    def __init__(self, *, priced: bool = True, blocks: Sequence[int] = (4, 16)) -> None:
+    def __init__(self, *, priced: bool = True, blocks: Sequence[int] = (8, 64)) -> None:
         self._rate = RecentRate() if priced else None
         self._blocks = tuple(blocks)
 
@@ -42,24 +43,27 @@ class Joint:
 
     def decide(self, waiting: Sequence[Item], now_s: float, outlook: Outlook) -> Decision:
         """The first batch of the best plan."""
-        alive: list[Item] = []
-        lost: list[Item] = []
-        for item in waiting[: self.LOOK_AHEAD]:
-            (alive if outlook.reachable(item, now_s) else lost).append(item)
-        drop = tuple(lost)
-        if not alive:
+        waiting = waiting[: self.LOOK_AHEAD]
+        kinds, numbers = _kinds(waiting, outlook)
+        deadlines_s = np.array([item.deadline_s for item in waiting])
+        needed_s = np.array([outlook.needed_ms(kind) for kind in kinds])[numbers] / 1000.0
+        alive = now_s + needed_s <= deadlines_s
+        drop = tuple(compress(waiting, (~alive).tolist()))
+        if drop:
+            waiting, numbers, deadlines_s = list(compress(waiting, alive.tolist())), numbers[alive], deadlines_s[alive]
+        if not waiting:
             return Decision(drop=drop)
-        queue = _Queue(alive, now_s, outlook, self)
+        queue = _Queue(kinds, numbers, deadlines_s - now_s, outlook, self)
         price = self._price_per_ms(queue, now_s)
-        orders = _orders(alive, queue.rows.tolist(), self._blocks)
+        orders = _orders(numbers, self._blocks)
         batches = (queue.sizes, queue.latency_ms, queue.typical_ms, queue.executors)
         grid = (queue.last_ms / self.TIMES, self.TIMES)
         number, start, size, level = best_plan(
             queue.left_ms, queue.rows, queue.worth, orders, queue.chunk, self.POSITIONS, *batches, *grid, price
         )
         if size == 0:  # nothing is safely in time, or the chunks of a long queue are too coarse
-            return replace(LargestBatch().decide(alive, now_s, outlook), drop=drop)
-        batch = tuple(alive[index] for index in orders[number, start : start + size].tolist())
+            return replace(LargestBatch().decide(waiting, now_s, outlook), drop=drop)
+        batch = tuple(waiting[index] for index in orders[number, start : start + size].tolist())
         gamma = queue.gammas[level]
         return Decision(batch, gamma, outlook.finish_s(batch, gamma, now_s), drop)
 
@@ -70,17 +74,25 @@ class Joint:
         return expected_price(self._rate.per_s(now_s) / 1000.0, queue.cost_ms, worth)
 
 
-def _orders(items: Sequence[Item], rows: Sequence[int], blocks: Sequence[int]) -> Ints:
-    """Item numbers by deadline; then, for each block size, in blocks of one task, utility and length, likewise."""
-    orders = [list(range(len(items)))]
-    classes: dict[tuple[str, float, int], list[int]] = {}
-    for index, (item, row) in enumerate(zip(items, rows, strict=True)):
-        classes.setdefault((item.task, item.utility, row), []).append(index)
-    if 1 < len(classes) < len(items):
-        for size in blocks:
-            parts = [members[i : i + size] for members in classes.values() for i in range(0, len(members), size)]
-            parts.sort(key=lambda part: part[0])
-            orders.append([index for part in parts for index in part])
+def _kinds(items: Sequence[Item], outlook: Outlook) -> tuple[list[Item], Ints]:
+    """One of each kind of item (of a task, utility and length, as measured), and each item's kind [n] by number."""
+    measured = {length: outlook.latency.bucket(length) for length in {item.length for item in items}}
+    keys = [(item.task, item.utility, measured[item.length]) for item in items]
+    kinds = dict(zip(keys, items, strict=True))
+    numbers = {key: number for number, key in enumerate(kinds)}
+    return list(kinds.values()), np.array([numbers[key] for key in keys])
+
+
+def _orders(numbers: Ints, blocks: Sequence[int]) -> Ints:
+    """Items by deadline [orders, n]; then, for each block size, in blocks of one kind, by their first deadline."""
+    orders = [np.arange(len(numbers))]
+    counts = np.bincount(numbers)
+    if 1 < np.count_nonzero(counts) < len(numbers):
+        by_kind = np.argsort(numbers, kind="stable")
+        begins = (np.cumsum(counts) - counts)[numbers]  # where in `by_kind` an item's kind begins
+        rank = np.empty_like(by_kind)  # of an item in its kind
+        rank[by_kind] = np.arange(len(numbers)) - begins[by_kind]
+        orders += [np.argsort(by_kind[begins + rank // size * size], kind="stable") for size in blocks]
     return np.array(orders)
 
 
@@ -90,32 +102,29 @@ class _Queue:
     `rows` [n] say which of the lengths that wait, as measured, each item has; batches take [lengths, levels, sizes].
     """
 
-    def __init__(self, items: Sequence[Item], now_s: float, outlook: Outlook, policy: Joint) -> None:
-        latency = outlook.latency
-        measured = {length: latency.bucket(length) for length in {item.length for item in items}}
-        lengths = sorted(set(measured.values()))
-        numbers = {length: lengths.index(bucket) for length, bucket in measured.items()}
-        self.rows: Ints = np.array([numbers[item.length] for item in items])
+    def __init__(self, kinds: Sequence[Item], numbers: Ints, left_s: Floats, outlook: Outlook, policy: Joint) -> None:
+        latency, n = outlook.latency, len(numbers)
+        buckets = [latency.bucket(kind.length) for kind in kinds]
+        lengths = sorted(set(buckets))
+        self.rows: Ints = np.array([lengths.index(bucket) for bucket in buckets])[numbers]
         self.gammas = latency.gammas
         self.executors = outlook.executors
-        columns = {task: column for column, task in enumerate(dict.fromkeys(item.task for item in items))}
+        weights = [kind.utility * outlook.floors.weight(kind.task) for kind in kinds]
+        accuracies = [outlook.accuracy[kind.task] for kind in kinds]
         worth = [
-            [outlook.floors.weight(task) * outlook.accuracy[task].get(gamma, -1e9) for task in columns]
+            [weight * accuracy.get(gamma, -1e9) for weight, accuracy in zip(weights, accuracies, strict=True)]
             for gamma in self.gammas
         ]
-        utility = np.array([item.utility for item in items])
         # take, not [:, …]: that would be in Fortran's order, which numba compiles the programme for once more
-        self.worth: Floats = np.take(np.array(worth), [columns[item.task] for item in items], axis=1) * utility
-        deadlines = np.array([item.deadline_s for item in items])
-        self.left_ms: Floats = (deadlines - now_s) * 1000.0 - outlook.overhead_ms
+        self.worth: Floats = np.take(np.array(worth), numbers, axis=1)
+        self.left_ms: Floats = left_s * 1000.0 - outlook.overhead_ms
         costs_ms = np.array([latency.all_costs_ms(length) for length in lengths])  # [lengths, levels]
-        shares = np.bincount(self.rows) / (len(items) * outlook.executors)
-        self.cost_ms: list[float] = (shares @ costs_ms).tolist()
-        self.chunk = min(-(-len(items) // policy.POSITIONS), outlook.max_batch)
-        chunks = -(-len(items) // self.chunk)
+        self.cost_ms: list[float] = (np.bincount(self.rows) / (n * outlook.executors) @ costs_ms).tolist()
+        self.chunk = min(-(-n // policy.POSITIONS), outlook.max_batch)
+        chunks = -(-n // self.chunk)
         most = min(chunks, policy.POSITIONS, max(1, outlook.max_batch // self.chunk))
         self.sizes: Ints = np.array([size for size in policy.SIZES if size < most] + [most])
-        samples = np.minimum(self.sizes * self.chunk, len(items))
+        samples = np.minimum(self.sizes * self.chunk, n)
         self.latency_ms: Floats = np.array([latency.all_safe_ms(length)[:, samples] for length in lengths])
         self.typical_ms: Floats = np.array([latency.all_typical_ms(length)[:, samples] for length in lengths])
         # no plan takes longer than this: a far deadline must not make the grid too coarse for the near ones

@@ -53,42 +53,47 @@ def solve(
 
     All times are in ms from now: `deadlines` [n], what a batch takes on each of `executors`, `latency` (p99) and
     `typical` (median) [lengths, levels, sizes], and the time grid of `times` steps of `step`. `rows` [n] are numbers of
-    lengths, ascending: a batch takes as long as its longest item asks for. `gains` [levels, n + 1] are prefix sums of
-    utility x accuracy, `sizes` the batch sizes to consider, ascending, and `price` what a ms of the executors' time is
-    worth.
+    lengths, ascending: a batch takes as long as its longest item asks for, and no larger or longer one takes less.
+    `gains` [levels, n + 1] are prefix sums of utility x accuracy, `sizes` the batch sizes to consider, ascending, and
+    `price` what a ms of the executors' time is worth.
     """
     n = deadlines.shape[0]
     _, levels, n_sizes = latency.shape
     duration = np.minimum(typical / (executors * step), times)  # a pool is as one that is so much faster
     steps = np.floor(duration).astype(np.int64)
+    parts = duration - steps
     value = np.empty((n + 1, 2 * times + 2))  # beyond the grid each row repeats its last time
     value[n] = -price * step * np.minimum(np.arange(2 * times + 2), times)
     run_size = np.zeros(n, dtype=np.int64)
     run_level = np.zeros(n, dtype=np.int64)
-    limit = np.empty(n_sizes)  # the first deadline among the next sizes[s] items, and the longest of them
-    longest = np.empty(n_sizes, dtype=np.int64)
     for i in range(n - 1, -1, -1):
-        fitting, seen, first, length = 0, i, deadlines[i], rows[i]
-        while fitting < n_sizes and i + sizes[fitting] <= n:
-            while seen < i + sizes[fitting]:
-                first, length = min(first, deadlines[seen]), max(length, rows[seen])
-                seen += 1
-            limit[fitting], longest[fitting] = first, length
-            fitting += 1
         row = value[i]
         row[:] = value[i + 1]
-        for s in range(fitting):
-            size, at = sizes[s], longest[s]
+        seen, first, at = i, deadlines[i], rows[i]  # the first deadline among the next items, and the longest of them
+        for s in range(n_sizes):
+            size = sizes[s]
+            if i + size > n:
+                break
+            while seen < i + size:
+                first, at = min(first, deadlines[seen]), max(at, rows[seen])
+                seen += 1
+            after, feasible = value[i + size], False
             for g in range(levels):
-                latest = min(times, int(np.floor((limit[s] - latency[at, g, s]) / step + 1e-9)))
-                if latest < 0:
+                left = (first - latency[at, g, s]) / step + 1e-9
+                if left < 0.0:
                     continue
+                feasible, latest = True, min(times, int(left))
                 gain = gains[g, i + size] - gains[g, i]
-                after, part = value[i + size, steps[at, g, s] :], duration[at, g, s] - steps[at, g, s]
-                if gain + (1.0 - part) * after[0] + part * after[1] >= row[0] - 1e-9:  # on a tie the larger batch
+                begin, part = steps[at, g, s], parts[at, g, s]
+                now = gain + (1.0 - part) * after[begin] + part * after[begin + 1]
+                if now >= row[0] - 1e-9:  # on a tie the larger batch
                     run_size[i], run_level[i] = size, g
+                if now <= row[latest]:  # it is worth no more later, and the row no less before
+                    continue
                 for t in range(latest + 1):  # max() becomes a masked store: slow on some processors
-                    row[t] = -min(-row[t], -gain - (1.0 - part) * after[t] - part * after[t + 1])
+                    row[t] = -min(-row[t], -gain - (1.0 - part) * after[begin + t] - part * after[begin + t + 1])
+            if not feasible:
+                break  # nor is a larger batch
         row[times:] = row[times]
     first_run = 0
     while first_run < n - 1 and run_size[first_run] == 0:
