@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elastriton.core.joint import Joint
+from elastriton.core.joint import Joint, _orders
 from elastriton.core.latency import Cell, LatencyTable
 from elastriton.core.policy import Outlook
 from elastriton.core.programme import Floats, best_plan, compile_now, solve
@@ -57,18 +57,17 @@ def best_value(
     st.lists(st.integers(1, 9), min_size=5, max_size=5),
     st.integers(1, 4),
     st.integers(1, 6),
+    st.integers(0, 6),
     st.integers(0, 3),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_the_first_move_loses_nothing(
-    deadlines: list[int], utilities: list[int], fast: int, extra: int, tail: int
+    deadlines: list[int], utilities: list[int], fast: int, extra: int, fixed: int, tail: int
 ) -> None:
     due = sorted(float(d) for d in deadlines)
     worth = np.outer([0.8, 0.95], utilities[: len(due)]).astype(float)
     sizes = [size for size in (1, 2, 4) if size <= len(due)]
-    typical: Floats = np.array(
-        [[fast * size for size in sizes], [(fast + extra) * size for size in sizes]], dtype=float
-    )
+    typical: Floats = np.array([[fixed + each * size for size in sizes] for each in (fast, fast + extra)], dtype=float)
     latency: Floats = typical + tail
     gains = np.concatenate([np.zeros((2, 1)), worth.cumsum(axis=1)], axis=1)
     times = 32  # a grid of whole ms: all latencies are, so that nothing is rounded
@@ -84,6 +83,19 @@ def test_the_first_move_loses_nothing(
     rest = best_value(due[first + size :], worth[:, first + size :], latency, typical, sizes, free)
     assert gain + rest == pytest.approx(optimum)
     assert value == pytest.approx(optimum)
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=40), st.lists(st.integers(1, 9), max_size=3))
+@settings(max_examples=200, deadline=None)
+def test_orders_keep_kinds_together_in_blocks(numbers: list[int], sizes: list[int]) -> None:
+    by_deadline, *others = _orders(np.array(numbers), sizes).tolist()
+    assert by_deadline == list(range(len(numbers)))
+    several = 1 < len(set(numbers)) < len(numbers)
+    assert len(others) == (len(sizes) if several else 0)
+    for size, order in zip(sizes, others, strict=False):
+        members = [[index for index, number in enumerate(numbers) if number == kind] for kind in range(3)]
+        parts = [kind[i : i + size] for kind in members for i in range(0, len(kind), size)]
+        assert order == [index for part in sorted(parts, key=lambda part: part[0]) for index in part]
 
 
 def test_an_idle_executor_takes_the_accurate_level() -> None:
@@ -125,6 +137,15 @@ def test_hopeless_items_are_handed_back() -> None:
     assert decision.drop == (late,)
     assert decision.batch == (fine,)
     assert Joint().decide([late], 0.0, outlook()).batch == ()
+
+
+def test_of_those_who_are_left_each_keeps_its_worth() -> None:
+    """The lost ones come first, and are of another task than the most valuable."""
+    lost = [item(1.0 + i / 10, task="hard") for i in range(3)]
+    cheap, dear = item(2.1, utility=1.0), item(2.2, task="hard", utility=50.0)
+    decision = Joint(priced=False).decide([*lost, cheap, dear], 0.0, outlook())
+    assert decision.drop == tuple(lost)
+    assert decision.batch == (dear,)
 
 
 def test_a_busy_stream_makes_a_short_queue_take_the_fast_level() -> None:
