@@ -75,7 +75,7 @@ class Joint:
 
 
 def _kinds(items: Sequence[Item], outlook: Outlook) -> tuple[list[Item], Ints]:
-    """One of each kind of item (of a task, utility and length, as measured), and each item's kind [n] by number."""
+    """One of each kind of item (a task, a utility and a length, as measured), and the number [n] of each item's kind."""
     measured = {length: outlook.latency.bucket(length) for length in {item.length for item in items}}
     keys = [(item.task, item.utility, measured[item.length]) for item in items]
     kinds = dict(zip(keys, items, strict=True))
@@ -119,7 +119,8 @@ class _Queue:
         self.worth: Floats = np.take(np.array(worth), numbers, axis=1)
         self.left_ms: Floats = left_s * 1000.0 - outlook.overhead_ms
         costs_ms = np.array([latency.all_costs_ms(length) for length in lengths])  # [lengths, levels]
-        self.cost_ms: list[float] = (np.bincount(self.rows) / (n * outlook.executors) @ costs_ms).tolist()
+        shares = np.bincount(self.rows, minlength=len(lengths)) / (n * outlook.executors)
+        self.cost_ms: list[float] = (shares @ costs_ms).tolist()
         self.chunk = min(-(-n // policy.POSITIONS), outlook.max_batch)
         chunks = -(-n // self.chunk)
         most = min(chunks, policy.POSITIONS, max(1, outlook.max_batch // self.chunk))

@@ -239,3 +239,11 @@ def test_a_batch_takes_as_long_as_its_longest_text() -> None:
             LENGTHS.safe_ms(decision.gamma, len(decision.batch), longest) / 1000.0
         )
         assert decision.finish_s <= 0.1
+
+
+@pytest.mark.parametrize("lost", [3, 60])
+def test_lost_texts_leave_those_of_another_length_to_be_planned(lost: int) -> None:
+    view = Outlook(LENGTHS, ACCURACY, 4)
+    decision = Joint().decide([of_length(0.1, lost), of_length(90.0, 16)], 0.0, view)
+    assert [item.length for item in decision.drop] == [lost]
+    assert [item.length for item in decision.batch] == [16]
