@@ -75,7 +75,7 @@ class Joint:
 
 
 def _kinds(items: Sequence[Item], outlook: Outlook) -> tuple[list[Item], Ints]:
-    """One of each kind of item (a task, a utility and a length, as measured), and the number [n] of each item's kind."""
+    """One of each kind of item (a task, a utility and a length, as measured), and each item's kind [n] by number."""
     measured = {length: outlook.latency.bucket(length) for length in {item.length for item in items}}
     keys = [(item.task, item.utility, measured[item.length]) for item in items]
     kinds = dict(zip(keys, items, strict=True))
