@@ -44,18 +44,19 @@ class Joint:
     def decide(self, waiting: Sequence[Item], now_s: float, outlook: Outlook) -> Decision:
         """The first batch of the best plan."""
         waiting = waiting[: self.LOOK_AHEAD]
-        kinds, numbers = _kinds(waiting, outlook)
+        kinds, kind_of = _kinds(waiting, outlook)
         deadlines_s = np.array([item.deadline_s for item in waiting])
-        needed_s = np.array([outlook.needed_ms(kind) for kind in kinds])[numbers] / 1000.0
+        needed_s = np.array([outlook.needed_ms(kind) for kind in kinds])[kind_of] / 1000.0
         alive = now_s + needed_s <= deadlines_s
         drop = tuple(compress(waiting, (~alive).tolist()))
-        if drop:
-            waiting, numbers, deadlines_s = list(compress(waiting, alive.tolist())), numbers[alive], deadlines_s[alive]
-        if not waiting:
+        if len(drop) == len(waiting):
             return Decision(drop=drop)
-        queue = _Queue(kinds, numbers, deadlines_s - now_s, outlook, self)
+        if drop:
+            waiting, deadlines_s = list(compress(waiting, alive.tolist())), deadlines_s[alive]
+            kinds, kind_of = _kinds(waiting, outlook)
+        queue = _Queue(kinds, kind_of, deadlines_s - now_s, outlook, self)
         price = self._price_per_ms(queue, now_s)
-        orders = _orders(numbers, self._blocks)
+        orders = _orders(kind_of, self._blocks)
         batches = (queue.sizes, queue.latency_ms, queue.typical_ms, queue.executors)
         grid = (queue.last_ms / self.TIMES, self.TIMES)
         number, start, size, level = best_plan(
@@ -83,15 +84,15 @@ def _kinds(items: Sequence[Item], outlook: Outlook) -> tuple[list[Item], Ints]:
     return list(kinds.values()), np.array([numbers[key] for key in keys])
 
 
-def _orders(numbers: Ints, blocks: Sequence[int]) -> Ints:
+def _orders(kind_of: Ints, blocks: Sequence[int]) -> Ints:
     """Items by deadline [orders, n]; then, for each block size, in blocks of one kind, by their first deadline."""
-    orders = [np.arange(len(numbers))]
-    counts = np.bincount(numbers)
-    if 1 < np.count_nonzero(counts) < len(numbers):
-        by_kind = np.argsort(numbers, kind="stable")
-        begins = (np.cumsum(counts) - counts)[numbers]  # where in `by_kind` an item's kind begins
+    orders = [np.arange(len(kind_of))]
+    counts = np.bincount(kind_of)
+    if 1 < len(counts) < len(kind_of):
+        by_kind = np.argsort(kind_of, kind="stable")
+        begins = (np.cumsum(counts) - counts)[kind_of]  # where in `by_kind` an item's kind begins
         rank = np.empty_like(by_kind)  # of an item in its kind
-        rank[by_kind] = np.arange(len(numbers)) - begins[by_kind]
+        rank[by_kind] = np.arange(len(kind_of)) - begins[by_kind]
         orders += [np.argsort(by_kind[begins + rank // size * size], kind="stable") for size in blocks]
     return np.array(orders)
 
@@ -102,24 +103,24 @@ class _Queue:
     `rows` [n] say which of the lengths that wait, as measured, each item has; batches take [lengths, levels, sizes].
     """
 
-    def __init__(self, kinds: Sequence[Item], numbers: Ints, left_s: Floats, outlook: Outlook, policy: Joint) -> None:
-        latency, n = outlook.latency, len(numbers)
+    def __init__(self, kinds: Sequence[Item], kind_of: Ints, left_s: Floats, outlook: Outlook, policy: Joint) -> None:
+        latency, n = outlook.latency, len(kind_of)
         buckets = [latency.bucket(kind.length) for kind in kinds]
         lengths = sorted(set(buckets))
-        self.rows: Ints = np.array([lengths.index(bucket) for bucket in buckets])[numbers]
+        self.rows: Ints = np.array([lengths.index(bucket) for bucket in buckets])[kind_of]
         self.gammas = latency.gammas
         self.executors = outlook.executors
         weights = [kind.utility * outlook.floors.weight(kind.task) for kind in kinds]
         accuracies = [outlook.accuracy[kind.task] for kind in kinds]
         worth = [
-            [weight * accuracy.get(gamma, -1e9) for weight, accuracy in zip(weights, accuracies, strict=True)]
+            [weight * each[gamma] if gamma in each else -1e9 for weight, each in zip(weights, accuracies, strict=True)]
             for gamma in self.gammas
         ]
         # take, not [:, …]: that would be in Fortran's order, which numba compiles the programme for once more
-        self.worth: Floats = np.take(np.array(worth), numbers, axis=1)
+        self.worth: Floats = np.take(np.array(worth), kind_of, axis=1)
         self.left_ms: Floats = left_s * 1000.0 - outlook.overhead_ms
         costs_ms = np.array([latency.all_costs_ms(length) for length in lengths])  # [lengths, levels]
-        shares = np.bincount(self.rows, minlength=len(lengths)) / (n * outlook.executors)
+        shares = np.bincount(self.rows) / (n * outlook.executors)
         self.cost_ms: list[float] = (shares @ costs_ms).tolist()
         self.chunk = min(-(-n // policy.POSITIONS), outlook.max_batch)
         chunks = -(-n // self.chunk)

@@ -55,7 +55,7 @@ def solve(
     `typical` (median) [lengths, levels, sizes], and the time grid of `times` steps of `step`. `rows` [n] are numbers of
     lengths, ascending: a batch takes as long as its longest item asks for, and no larger or longer one takes less.
     `gains` [levels, n + 1] are prefix sums of utility x accuracy, `sizes` the batch sizes to consider, ascending, and
-    `price` what a ms of the executors' time is worth.
+    `price` (at least 0) what a ms of the executors' time is worth.
     """
     n = deadlines.shape[0]
     _, levels, n_sizes = latency.shape
@@ -69,26 +69,30 @@ def solve(
     for i in range(n - 1, -1, -1):
         row = value[i]
         row[:] = value[i + 1]
-        seen, first, at = i, deadlines[i], rows[i]  # the first deadline among the next items, and the longest of them
+        seen, first, length = (
+            i,
+            deadlines[i],
+            rows[i],
+        )  # the next items: how many, first deadline, greatest length
         for s in range(n_sizes):
             size = sizes[s]
             if i + size > n:
                 break
             while seen < i + size:
-                first, at = min(first, deadlines[seen]), max(at, rows[seen])
+                first, length = min(first, deadlines[seen]), max(length, rows[seen])
                 seen += 1
             after, feasible = value[i + size], False
             for g in range(levels):
-                left = (first - latency[at, g, s]) / step + 1e-9
+                left = (first - latency[length, g, s]) / step + 1e-9
                 if left < 0.0:
                     continue
-                feasible, latest = True, min(times, int(left))
+                feasible, latest = True, int(min(left, times))
                 gain = gains[g, i + size] - gains[g, i]
-                begin, part = steps[at, g, s], parts[at, g, s]
-                now = gain + (1.0 - part) * after[begin] + part * after[begin + 1]
-                if now >= row[0] - 1e-9:  # on a tie the larger batch
+                begin, part = steps[length, g, s], parts[length, g, s]
+                at_once = gain + (1.0 - part) * after[begin] + part * after[begin + 1]
+                if at_once >= row[0] - 1e-9:  # on a tie the larger batch
                     run_size[i], run_level[i] = size, g
-                if now <= row[latest]:  # it is worth no more later, and the row no less before
+                if at_once <= row[latest]:  # it is worth no more later, and the row no less before
                     continue
                 for t in range(latest + 1):  # max() becomes a masked store: slow on some processors
                     row[t] = -min(-row[t], -gain - (1.0 - part) * after[begin + t] - part * after[begin + t + 1])

@@ -16,6 +16,7 @@ from elastriton.core.programme import Floats, best_plan, compile_now, solve
 from elastriton.core.queue import Item
 
 GAMMAS = (-8, 0)
+SIZES = (1, 2, 3, 4, 5)
 ACCURACY = {"easy": {-8: 0.90, 0: 0.95}, "hard": {-8: 0.50, 0: 0.80}}
 
 
@@ -36,58 +37,66 @@ def item(deadline_ms: float, task: str = "easy", utility: float = 1.0) -> Item:
 
 
 def best_value(
-    deadlines: list[float], worth: Floats, latency: Floats, typical: Floats, sizes: list[int], now: float
+    deadlines: list[float], rows: list[int], worth: Floats, latency: Floats, typical: Floats, price: float, now: float
 ) -> float:
-    """Exhaustively: pass over items, or run the next `size` at a level, from `now` on."""
+    """Exhaustively: pass over items, or run the next few at a level, from `now` on; that costs time its price."""
     if not deadlines:
-        return 0.0
-    best = best_value(deadlines[1:], worth[:, 1:], latency, typical, sizes, now)
-    for s, size in enumerate(sizes):
-        for g in range(len(latency)):
-            if size <= len(deadlines):
-                end = now + latency[g, s]
-                gain = sum(worth[g, i] for i in range(size) if deadlines[i] >= end)
-                free = now + typical[g, s]
-                best = max(best, gain + best_value(deadlines[size:], worth[:, size:], latency, typical, sizes, free))
+        return -price * now
+    best = best_value(deadlines[1:], rows[1:], worth[:, 1:], latency, typical, price, now)
+    for s, size in enumerate(SIZES):
+        if size > len(deadlines):
+            break
+        for g in range(len(GAMMAS)):
+            length = max(rows[:size])
+            end, free = now + latency[length, g, s], now + typical[length, g, s]
+            gain = sum(worth[g, i] for i in range(size) if deadlines[i] >= end)
+            rest = (deadlines[size:], rows[size:], worth[:, size:], latency, typical, price, free)
+            best = max(best, gain + best_value(*rest))
     return best
 
 
 @given(
-    st.lists(st.integers(1, 30), min_size=1, max_size=5),
-    st.lists(st.integers(1, 9), min_size=5, max_size=5),
+    st.lists(st.tuples(st.integers(1, 30), st.integers(0, 1), st.integers(1, 9)), min_size=1, max_size=5),
     st.integers(1, 4),
     st.integers(1, 6),
     st.integers(0, 6),
     st.integers(0, 3),
+    st.integers(0, 4),
+    st.sampled_from([0.0, 0.05, 0.4]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=400, deadline=None)
 def test_the_first_move_loses_nothing(
-    deadlines: list[int], utilities: list[int], fast: int, extra: int, fixed: int, tail: int
+    items: list[tuple[int, int, int]], fast: int, extra: int, fixed: int, tail: int, longer: int, price: float
 ) -> None:
-    due = sorted(float(d) for d in deadlines)
-    worth = np.outer([0.8, 0.95], utilities[: len(due)]).astype(float)
-    sizes = [size for size in (1, 2, 4) if size <= len(due)]
-    typical: Floats = np.array([[fixed + each * size for size in sizes] for each in (fast, fast + extra)], dtype=float)
+    due, rows, utilities = (list(column) for column in zip(*sorted(items), strict=True))
+    worth = np.outer([0.8, 0.95], utilities)
+    typical: Floats = np.array(
+        [[[fixed + (each + more) * size for size in SIZES] for each in (fast, fast + extra)] for more in (0, longer)],
+        dtype=float,
+    )
     latency: Floats = typical + tail
     gains = np.concatenate([np.zeros((2, 1)), worth.cumsum(axis=1)], axis=1)
     times = 32  # a grid of whole ms: all latencies are, so that nothing is rounded
     value, first, size, level = solve(
-        np.array(due), np.zeros(len(due), int), gains, np.array(sizes), latency[None], typical[None], 1, 1.0, times, 0.0
+        np.array(due, float), np.array(rows), gains, np.array(SIZES), latency, typical, 1, 1.0, times, price
     )
-    optimum = best_value(due, worth, latency, typical, sizes, 0.0)
+    optimum = best_value(list(map(float, due)), rows, worth, latency, typical, price, 0.0)
+    assert value == pytest.approx(optimum)
     if size == 0:
         assert optimum == 0.0
         return
-    end, free = (each[level, sizes.index(size)] for each in (latency, typical))
-    gain = sum(worth[level, i] for i in range(first, first + size) if due[i] >= end)
-    rest = best_value(due[first + size :], worth[:, first + size :], latency, typical, sizes, free)
+    taken, s = range(first, first + size), SIZES.index(size)
+    end, free = (each[max(rows[i] for i in taken), level, s] for each in (latency, typical))
+    gain = sum(worth[level, i] for i in taken if due[i] >= end)
+    left = slice(first + size, None)
+    rest = best_value(list(map(float, due[left])), rows[left], worth[:, left], latency, typical, price, free)
     assert gain + rest == pytest.approx(optimum)
-    assert value == pytest.approx(optimum)
 
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=40), st.lists(st.integers(1, 9), max_size=3))
 @settings(max_examples=200, deadline=None)
 def test_orders_keep_kinds_together_in_blocks(numbers: list[int], sizes: list[int]) -> None:
+    numbers = np.unique(numbers, return_inverse=True)[1].tolist()
     by_deadline, *others = _orders(np.array(numbers), sizes).tolist()
     assert by_deadline == list(range(len(numbers)))
     several = 1 < len(set(numbers)) < len(numbers)
@@ -116,10 +125,19 @@ def test_a_far_deadline_does_not_blind_the_plan_to_near_ones() -> None:
     assert (len(decision.batch), decision.gamma) == (4, -8)
 
 
+def test_nor_does_a_long_text_that_is_lost() -> None:
+    view = Outlook(LENGTHS, ACCURACY, 4)
+    waiting = [*(of_length(7.0, 4) for _ in range(16)), of_length(20_000.0, 4)]
+    alone = Joint(priced=False).decide(waiting, 0.0, view)
+    beside = Joint(priced=False).decide([of_length(0.1, 60), *waiting], 0.0, view)
+    assert len(beside.drop) == 1
+    assert (beside.batch, beside.gamma) == (alone.batch, alone.gamma)
+
+
 def test_no_decision_waits_for_the_compiler() -> None:
     """numba compiles once more for every other type, or order of an array in memory: for seconds, under a lock."""
     compile_now()
-    Joint().decide([item(22.0), item(30.0, task="hard")], 0.0, outlook())
+    Joint().decide([item(0.1), item(22.0), item(30.0, task="hard"), item(40.0)], 0.0, outlook())  # blocks, and a drop
     compiled: Any = best_plan
     assert len(compiled.signatures) == 1
 
@@ -140,7 +158,7 @@ def test_hopeless_items_are_handed_back() -> None:
 
 
 def test_of_those_who_are_left_each_keeps_its_worth() -> None:
-    """The lost ones come first, and are of another task than the most valuable."""
+    """The lost ones come first, and are of another task than the next in the queue."""
     lost = [item(1.0 + i / 10, task="hard") for i in range(3)]
     cheap, dear = item(2.1, utility=1.0), item(2.2, task="hard", utility=50.0)
     decision = Joint(priced=False).decide([*lost, cheap, dear], 0.0, outlook())
