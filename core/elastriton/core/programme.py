@@ -69,11 +69,7 @@ def solve(
     for i in range(n - 1, -1, -1):
         row = value[i]
         row[:] = value[i + 1]
-        seen, first, length = (
-            i,
-            deadlines[i],
-            rows[i],
-        )  # the next items: how many, first deadline, greatest length
+        seen, first, length = i, deadlines[i], rows[i]  # first deadline and greatest length of items i to seen - 1
         for s in range(n_sizes):
             size = sizes[s]
             if i + size > n:

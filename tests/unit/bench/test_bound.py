@@ -8,6 +8,7 @@ import bound
 import fluid
 import numpy as np
 import pytest
+import timeline
 from bound import clairvoyant
 from peers import policies
 from scipy.special import ndtr
@@ -103,6 +104,24 @@ def test_no_batch_beats_the_bound_whatever_the_noise() -> None:
         assert best <= limit + 1e-4 * len(items)  # P(noise < -4 sigma) is moved to -4 sigma
         ratios.append(best / max(1e-9, limit))
     assert max(ratios) > 0.9
+
+
+@pytest.mark.parametrize("slo_steps", [4.0, 64.0, 300.0])
+def test_whoever_may_gain_is_in_the_list_of_the_block(slo_steps: float) -> None:
+    setting = synthetic()
+    items = setting.items(make_load("poisson", 60, setting.capacity_per_s, seed=2).arrivals_s, seed=2)
+    step_s = min(task.slo_ms for task in setting.tasks) / 1000.0 / slo_steps
+    line = timeline.timeline(setting, items, step_s, np.arange(1, 9))
+    prices = np.random.default_rng(3).uniform(0.0, 1.0, len(items))
+    order, count = timeline._by_gain(line, prices)
+    who, gain, left_s, _ = timeline._scratch(line)
+    for step in range(line.steps):
+        for g, gains in enumerate(line.worth - prices):
+            few = order[g, step // timeline.BLOCK, : count[g, step // timeline.BLOCK]]
+            wanted = timeline._wanted(line, g, step, prices, few, who, gain, left_s)
+            there = (line.arrival_step <= step) & (line.due_s - step * line.step_s >= line.least_s[g]) & (gains > 0.0)
+            assert set(who[:wanted]) == set(np.flatnonzero(there))
+            assert (np.diff(gain[:wanted]) <= 0.0).all()
 
 
 def test_in_a_crowd_the_timeline_is_the_tighter_bound() -> None:
