@@ -31,7 +31,7 @@ def measure(encoder: TorchEncoder, shape: Shape, batch: int, tokens: int, rounds
             own_ms = taken_ms[way, level.gamma]
             faster = ratios(taken_ms[way, 0], own_ms)
             row = {"way": way, "gamma": level.gamma, "batch": batch, "tokens": tokens, "ms": spread(own_ms)}
-            row["per_s"] = round(1000.0 * batch / statistics.median(own_ms), 1)
+            row["per_s"] = float(f"{1000.0 * batch / statistics.median(own_ms):.4g}")
             row["speed_up"] = spread(faster)
             row["flop_ratio"] = round(flop_ratio, 3)
             row["speed_up_over_flop_ratio"] = spread([ratio / flop_ratio for ratio in faster])
