@@ -1,37 +1,51 @@
 """The cores that the encoder shares with everything else: client, transport, decoding, answers.
 
-Every request takes `ms` of the whole machine outside of the encoder. It is done in order of arrival, and before the
-encoder's work, since an operating system's scheduler favours many that wake up briefly over one that always computes.
-So in a burst requests reach the scheduler late, and its batches take longer: by all that arrives while they run.
+Every request takes `ms` of the whole machine outside of the encoder, one after the other. Where both have work, each
+has half of the machine: an operating system shares it among threads and knows of no requests. So in a burst requests
+reach the scheduler late, and its batches take longer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import deque
 
-import numpy as np
+from elastriton.core.queue import Item
 
-_SAME_S = 1e-9  # a request that begins when the encoder ends does not delay it, whatever the rounding
+SHARE = 0.5
 
 
 class Host:
-    """Made of all arrivals, ascending, in s, and of what each takes of the whole machine, in ms.
+    """Requests on their way to the scheduler, and its clock: arrivals, answers and `pass_time` are in order of time."""
 
-    `ready_s` [n] is when each request reaches the scheduler.
-    """
+    def __init__(self, ms: float) -> None:
+        self._each_s = ms / 1000.0
+        self._left_s = self._each_s  # of the first in the line
+        self._line: deque[Item] = deque()
+        self._now_s = 0.0
 
-    def __init__(self, arrivals_s: Sequence[float], ms: float) -> None:
-        each_s = ms / 1000.0
-        done_s = each_s * np.arange(len(arrivals_s) + 1)  # what the host has done when a request begins
-        self.ready_s = done_s[1:] + np.maximum.accumulate(np.array(arrivals_s) - done_s[:-1])
-        self._begin_s = self.ready_s - each_s
-        self._free_s = self._begin_s - done_s[:-1]  # what the encoder can have had by then
-        self._each_s = each_s
+    def arrive(self, item: Item) -> None:
+        """A request that is sent now."""
+        self._line.append(item)
 
-    def end_s(self, start_s: float, work_s: float) -> float:
-        """When `work_s` of the encoder that start at `start_s` are done, in the time that the host leaves."""
-        begun = int(np.searchsorted(self._begin_s, start_s, side="right"))
-        inside_s = max(0.0, float(self.ready_s[begun - 1]) - start_s) if begun else 0.0
-        free_s = start_s - (self._each_s * begun - inside_s) + work_s
-        before = int(np.searchsorted(self._free_s, free_s - _SAME_S))
-        return free_s + self._each_s * before
+    def ready_s(self, encoding: bool) -> float:
+        """When the first in the line reaches the scheduler, while the encoder goes on; never if there is none."""
+        return self._now_s + self._left_s / (SHARE if encoding else 1.0) if self._line else math.inf
+
+    def next(self) -> Item:
+        """The first in the line, which reaches the scheduler now."""
+        self._left_s = self._each_s
+        return self._line.popleft()
+
+    def encoded_s(self, alone_s: float) -> float:
+        """When the encoder is done with what it would do until `alone_s` by itself, if the line never ends."""
+        return self._now_s + (alone_s - self._now_s) / (1.0 - SHARE) if self._line else alone_s
+
+    def pass_time(self, to_s: float, encoding: bool) -> float:
+        """Go on to `to_s`, at most to the next event: how long the encoder's batches were kept from going on, in s."""
+        passed_s, self._now_s = to_s - self._now_s, to_s
+        if not self._line:
+            return 0.0
+        had_s = passed_s * (SHARE if encoding else 1.0)
+        self._left_s -= had_s
+        return had_s

@@ -6,7 +6,7 @@ Policies see the measured table, medians and p99s. A batch truly takes its p50 t
 table's; the noise is drawn per batch index, so every policy meets the same stream. An item that ends by its deadline
 earns utility x accuracy of its task at the level it ran at (an expectation: no labels are drawn), else nothing. Where
 requests cost the machine time outside of the encoder (host.py), they reach the scheduler later, and say so
-(`sent_unix_ms`): their deadlines count from their arrival.
+(`sent_unix_ms`): their deadlines count from their arrival. And batches then take longer, as the host has its share.
 """
 
 from __future__ import annotations
@@ -51,15 +51,14 @@ class Outcome:
 class _Run:
     """The state of one simulation."""
 
-    def __init__(self, setting: Setting, items: Sequence[Item], policy: Policy, seed: int) -> None:
+    def __init__(self, setting: Setting, requests: int, policy: Policy, seed: int) -> None:
         self.setting = setting
-        self.host = Host([item.arrival_s for item in items], setting.host_ms)
+        self.host = Host(setting.host_ms)
         self.scheduler = Scheduler(setting.fresh_outlook(), policy)
         self.overhead_s = setting.overhead_ms / 1000.0
-        noise = np.random.default_rng([seed, 2]).standard_normal(len(items))
+        noise = np.random.default_rng([seed, 2]).standard_normal(requests)
         self.noise = np.clip(noise, -Z_MAX, Z_MAX).tolist()
-        self.idle = setting.executors
-        self.busy_until: list[float] = []
+        self.busy: list[tuple[float, int, float, Decision]] = []  # ends if nothing delays it, number, start, batch
         self.wake_s = math.inf
         self.batches = self.dropped = self.in_time = 0
         self.utility = self.accuracy = 0.0
@@ -67,18 +66,30 @@ class _Run:
         self.levels: Counter[int] = Counter()
         self.decision_s: list[float] = []
 
-    def admit(self, item: Item) -> None:
-        """Queue an item that arrives now, or count it as dropped."""
-        self._expire(item.arrival_s)
-        try:
-            self.scheduler.admit([item], item.arrival_s)
-        except Rejected:
-            self.dropped += 1
+    def next_s(self) -> float:
+        """When something happens, arrivals apart."""
+        ends_s = self.host.encoded_s(self.busy[0][0]) if self.busy else math.inf
+        return min(ends_s, self.host.ready_s(bool(self.busy)), self.wake_s)
+
+    def pass_time(self, now_s: float) -> None:
+        """Go on to `now_s`: batches that the host kept waiting end later."""
+        delay_s = self.host.pass_time(now_s, bool(self.busy))
+        if delay_s:
+            self.busy = [(ends_s + delay_s, number, start_s, batch) for ends_s, number, start_s, batch in self.busy]
+
+    def settle(self, now_s: float) -> None:
+        """Admit who reaches the scheduler now, and answer the batches that end now."""
+        encoding = bool(self.busy)
+        while self.host.ready_s(encoding) <= now_s:
+            self._admit(self.host.next(), now_s)
+        while self.busy and self.busy[0][0] <= now_s:
+            _, _, start_s, decision = heapq.heappop(self.busy)
+            self._answer(decision, start_s, now_s)
 
     def dispatch(self, now_s: float) -> None:
         """Give idle executors work until the policy wants to wait or nothing is left."""
         self.wake_s = math.inf
-        while self.idle:
+        while len(self.busy) < self.setting.executors:
             self._expire(now_s)
             before = time.perf_counter()
             decision = self.scheduler.next(now_s)
@@ -87,27 +98,29 @@ class _Run:
             self.decision_s.append(time.perf_counter() - before)
             self.dropped += len(decision.drop)
             if decision.batch:
-                self._start(decision, now_s)
+                work_s = self.setting.duration_s(decision.gamma, len(decision.batch), self.noise[self.batches])
+                heapq.heappush(self.busy, (now_s + work_s, self.batches, now_s, decision))
+                self.batches += 1
             elif not decision.drop:
                 if decision.wake_s is not None:
                     self.wake_s = max(decision.wake_s, now_s + SHORTEST_WAIT_S)
                 return
 
-    def _start(self, decision: Decision, now_s: float) -> None:
-        size, gamma = len(decision.batch), decision.gamma
-        free_s = self.host.end_s(now_s, self.setting.duration_s(gamma, size, self.noise[self.batches]))
-        answered_s = free_s + self.overhead_s
-        self.scheduler.ended(decision, now_s, free_s)
-        self.batches += 1
-        self.idle -= 1
-        heapq.heappush(self.busy_until, free_s)
-        self.levels[gamma] += size
-        accuracy = self.setting.accuracy
+    def _admit(self, item: Item, now_s: float) -> None:
+        self._expire(now_s)
+        try:
+            self.scheduler.admit([replace(item, arrival_s=now_s, payload=now_s - item.arrival_s)], now_s)
+        except Rejected:
+            self.dropped += 1
+
+    def _answer(self, decision: Decision, start_s: float, now_s: float) -> None:
+        self.scheduler.ended(decision, start_s, now_s)
+        answered_s = now_s + self.overhead_s
+        self.levels[decision.gamma] += len(decision.batch)
         for item in decision.batch:
-            delay_s = item.payload  # of the host
-            self.latencies.append(answered_s - item.arrival_s + delay_s)
+            self.latencies.append(answered_s - item.arrival_s + item.payload)  # what the host took
             if answered_s <= item.deadline_s:
-                right = accuracy[item.task][gamma]
+                right = self.setting.accuracy[item.task][decision.gamma]
                 self.in_time += 1
                 self.accuracy += right
                 self.utility += item.utility * right
@@ -118,30 +131,21 @@ class _Run:
             self.dropped += len(self.scheduler.expire(now_s))
 
 
-def _later(item: Item, delay_s: float) -> Item:
-    """As the scheduler sees an item that it gets `delay_s` late."""
-    return replace(item, arrival_s=item.arrival_s + delay_s, payload=delay_s)
-
-
 def simulate(setting: Setting, items: Sequence[Item], policy: Policy, seed: int) -> Outcome:
     """Serve `items`, ordered by arrival, to the end."""
-    run = _Run(setting, items, policy, seed)
-    items = [_later(item, ready_s - item.arrival_s) for item, ready_s in zip(items, run.host.ready_s, strict=True)]
+    run = _Run(setting, len(items), policy, seed)
     upcoming = 0
     while True:
         arrival_s = items[upcoming].arrival_s if upcoming < len(items) else math.inf
-        free_s = run.busy_until[0] if run.busy_until else math.inf
-        now_s = min(arrival_s, free_s, run.wake_s)
+        now_s = min(arrival_s, run.next_s())
         if now_s == math.inf:
             break
+        run.pass_time(now_s)
         while upcoming < len(items) and items[upcoming].arrival_s <= now_s:
-            run.admit(items[upcoming])
+            run.host.arrive(items[upcoming])
             upcoming += 1
-        while run.busy_until and run.busy_until[0] <= now_s:
-            heapq.heappop(run.busy_until)
-            run.idle += 1
-        if run.idle:
-            run.dispatch(now_s)
+        run.settle(now_s)
+        run.dispatch(now_s)
     run.dropped += len(run.scheduler.waiting)  # a policy that waits for arrivals which never come
     latencies_ms = 1000.0 * np.array(run.latencies or [0.0])
     decision_ms = 1000.0 * np.array(run.decision_s or [0.0])

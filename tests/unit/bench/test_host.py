@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from host import Host
 from hypothesis import example, given, settings
@@ -14,6 +14,8 @@ from elastriton.core.latency import Cell
 from elastriton.core.policy import LargestBatch
 from elastriton.core.queue import Item
 
+STEP_MS = 1 / 32
+
 
 @given(
     st.lists(st.integers(0, 40), min_size=1, max_size=8),
@@ -21,21 +23,49 @@ from elastriton.core.queue import Item
     st.integers(0, 60),
     st.integers(1, 20),
 )
-@example(arrivals=[0, 0, 0, 0, 18], each=2, start=0, work=10)  # the last begins as the encoder ends
-@settings(max_examples=200, deadline=None)
-def test_the_encoder_has_the_time_that_requests_leave(arrivals: list[int], each: int, start: int, work: int) -> None:
-    """Against counting whole ms: busy from when a request is begun to when it is ready."""
-    ready: list[int] = []
-    for at in sorted(arrivals):
-        ready.append(max(at, ready[-1] if ready else 0) + each)
-    busy = {ms for end in ready for ms in range(end - each, end)}
-    now, left = start, work
-    while left:
-        left -= now not in busy
-        now += 1
-    host = Host([at / 1000.0 for at in sorted(arrivals)], float(each))
-    assert host.ready_s == pytest.approx(np.array(ready) / 1000.0)
-    assert 1000.0 * host.end_s(start / 1000.0, work / 1000.0) == pytest.approx(now, abs=1e-6)
+@example(arrivals=[0, 0, 0, 0, 18], each=2, start=0, work=10)
+@settings(max_examples=100, deadline=None)
+def test_requests_and_the_encoder_share_the_machine(arrivals: list[int], each: int, start: int, work: int) -> None:
+    """Against small steps of time: both have work, both have half of a step."""
+    ready, ended = _in_steps(sorted(arrivals), each, start, work)
+    host = Host(float(each))
+    to_come = [Item("t", at / 1000.0, 1.0, 1.0, 8) for at in sorted(arrivals)]
+    starts_s, ends_s, done_s = start / 1000.0, math.inf, math.inf
+    got: list[tuple[float, float]] = []
+    while to_come or ends_s < math.inf or starts_s < math.inf or len(got) < len(arrivals):
+        encoding = ends_s < math.inf
+        arrives_s = to_come[0].arrival_s if to_come else math.inf
+        now_s = min(arrives_s, starts_s, host.ready_s(encoding), host.encoded_s(ends_s) if encoding else math.inf)
+        ends_s += host.pass_time(now_s, encoding)
+        if arrives_s <= now_s:
+            host.arrive(to_come.pop(0))
+        while host.ready_s(encoding) <= now_s:
+            got.append((1000.0 * host.next().arrival_s, 1000.0 * now_s))
+        if ends_s <= now_s:
+            ends_s, done_s = math.inf, now_s
+        if starts_s <= now_s:
+            starts_s, ends_s = math.inf, now_s + work / 1000.0
+    assert [at for at, _ in got] == pytest.approx(sorted(arrivals))
+    assert [at for _, at in got] == pytest.approx(ready, abs=STEP_MS * (2 * len(arrivals) + 2))
+    assert 1000.0 * done_s == pytest.approx(ended, abs=STEP_MS * (2 * len(arrivals) + 2))
+
+
+def _in_steps(arrivals: list[int], each: int, start: int, work: int) -> tuple[list[float], float]:
+    left = [float(each)] * len(arrivals)
+    ready = [float(at) if each == 0 else math.inf for at in arrivals]
+    now, ended, to_do = 0.0, math.inf, float(work)
+    while max(ready) == math.inf or ended == math.inf:
+        line = [index for index, at in enumerate(arrivals) if at <= now and ready[index] == math.inf]
+        encoding = now >= start and ended == math.inf
+        share = STEP_MS / 2 if line and encoding else STEP_MS
+        now += STEP_MS
+        if encoding:
+            to_do -= share
+            ended = now if to_do <= 0 else math.inf
+        if line:
+            left[line[0]] -= share
+            ready[line[0]] = now if left[line[0]] <= 0 else math.inf
+    return ready, ended
 
 
 def test_requests_reach_the_scheduler_late_and_batches_wait_for_what_arrives() -> None:
@@ -46,7 +76,7 @@ def test_requests_reach_the_scheduler_late_and_batches_wait_for_what_arrives() -
     assert alone.p50_ms == pytest.approx(13.0)  # 0 to 10 and 10 to 20
     assert alone.on_time == 1.0
     shared = simulate(replace(setting, host_ms=2.0), items, LargestBatch(), seed=0)
-    assert shared.p50_ms == pytest.approx(14.0)  # ready at 2 and at 6; 2 to 14, since the second takes 2 of it
+    assert shared.p50_ms == pytest.approx(14.0)  # ready at 2 and at 8; 2 to 14, since the second takes 2 of it
     assert (shared.served, shared.dropped, shared.on_time) == (1, 0.5, 0.5), "due at 23, it would be done at 24"
     called = simulate(replace(setting, call_ms=1.0), items, LargestBatch(), seed=0)
     assert called.p50_ms == pytest.approx(14.5), "0 to 11 and 11 to 22"
