@@ -8,10 +8,10 @@ policies inside: what drifts on the machine meets all of them). The load is a mu
 the bare profile. Client, decoders and encoder share the machine's cores: for the compact ViT served capacity is lower,
 and its loads are chosen lower for it. A record has the keys of policies.json; `simulated` is the utility that
 bench/simulator.py expects for the same arrivals and tasks, on a machine that spends as much outside of the encoder as
-was measured first (overhead.py's `host_ms` and `call_ms`, at the fastest level, but sent as replays are sent: an open
-loop takes more of the machine per request than a closed one; kept in <output>_meta.json);
-`simulated_alone` is the same where the encoder has the machine for itself. `drift` is the last factor on the p99 that
-the scheduler has learnt, `batches_within_prediction` the share of batches that took no longer than predicted.
+was measured a moment before (overhead.py's `host_ms` and `call_ms`, at the fastest level, but sent as replays are sent:
+an open loop takes more of the machine per request than a closed one). `simulated_alone` is the same where the encoder
+has the machine for itself. `drift` is the last factor on the p99 that the scheduler has learnt,
+`batches_within_prediction` the share of batches that took no longer than predicted.
 
 The simulator knows of no neighbours. Where a virtual machine is lent its cores, a replay is run up to six times, until
 its host has `stolen` no more than a hundredth of their time; that is all that decides.
@@ -58,6 +58,7 @@ POLICY_NAMES = ("ours", "largest-batch", "otas", "slackfit", "infaas", "pets", "
 TRACE_NAMES = ("step", "mmpp", "azure-code")
 STOLEN = 0.01
 TRIES = 6
+ROUNDS = 3
 SATURATING = 5.0  # x what level 0 keeps up with in the bare profile
 
 console = Console(width=150)
@@ -107,26 +108,20 @@ def main() -> None:
     samples = labelled_samples(config, path.parent)
     images = [image for sample in samples[TASK] if (image := sample.image) is not None]
     setting = from_plan(scheduler)
-    fastest = min(setting.p50_ms, key=lambda gamma: setting.p50_ms[gamma][-1])
-    figures, _ = measure(plan, build, images, encoder.saturating, 5, partial(burst, setting), fastest)
-    around_ms, call_ms = median(host_ms(figures, executor_of(plan).max_batch)), median(figures["call_ms"])
-    console.print(f"outside of the encoder a request takes {around_ms:.2f} ms of the machine, a batch {call_ms:.2f} ms")
-    setting = replace(setting, host_ms=max(0.0, around_ms), call_ms=max(0.0, call_ms))
     loads = tuple(arguments.load or encoder.loads)
     bench = Bench(plan, build, samples, setting, arguments.requests, traces, loads, encoder.warm_up)
     records: list[dict[str, Any]] = []
     batches: list[dict[str, Any]] = []
     for seed in range(arguments.seeds):
         for name in arguments.policy:
-            for record, log in replays(bench, name, seed):
+            around = measured(bench, images[: encoder.saturating])
+            for record, log in replays(replace(bench, setting=around), name, seed):
                 records.append(record)
                 batches.append({key: record[key] for key in ("trace", "load", "seed", "policy")} | {"batches": log})
                 console.print(shown(record))
             output.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     meta = {
         "capacity_per_s": setting.capacity_per_s,
-        "host_ms": setting.host_ms,
-        "call_ms": setting.call_ms,
         "tasks": [asdict(task) for task in setting.tasks],
         "accuracy": setting.accuracy,
         "machine": asdict(this_machine()),
@@ -136,6 +131,15 @@ def main() -> None:
     beside = output.with_name(f"{output.stem}_meta.json")
     beside.write_text(json.dumps(meta) + "\n", encoding="utf-8")
     (build / "batches.json").write_text(json.dumps(batches) + "\n", encoding="utf-8")
+
+
+def measured(bench: Bench, images: list[bytes]) -> Setting:
+    """The bench's setting, with what requests and batches take now of the machine outside of the encoder."""
+    setting = bench.setting
+    fastest = min(setting.p50_ms, key=lambda gamma: setting.p50_ms[gamma][-1])
+    figures, _ = measure(bench.plan, bench.build, images, len(images), ROUNDS, partial(burst, setting), fastest)
+    around_ms = median(host_ms(figures, executor_of(bench.plan).max_batch))
+    return replace(setting, host_ms=max(0.0, around_ms), call_ms=max(0.0, median(figures["call_ms"])))
 
 
 def replays(bench: Bench, name: str, seed: int) -> Iterator[tuple[dict[str, Any], list[Any]]]:
@@ -158,6 +162,8 @@ def replays(bench: Bench, name: str, seed: int) -> Iterator[tuple[dict[str, Any]
                 record |= {
                     "simulated": expected,
                     "simulated_alone": alone,
+                    "host_ms": bench.setting.host_ms,
+                    "call_ms": bench.setting.call_ms,
                     "stolen": stolen,
                     "drift": rows[-1][6],
                     "batches_within_prediction": sum(row[2] <= row[3] for row in rows) / len(rows),
