@@ -11,7 +11,8 @@ bench/simulator.py expects for the same arrivals and tasks, on a machine that sp
 was measured a moment before (overhead.py's `host_ms` and `call_ms`, at the fastest level, but sent as replays are sent:
 an open loop takes more of the machine per request than a closed one). `simulated_alone` is the same where the encoder
 has the machine for itself. `drift` is the last factor on the p99 that the scheduler has learnt,
-`batches_within_prediction` the share of batches that took no longer than predicted.
+`batches_within_prediction` the share of batches that took no longer than predicted, and `pace` how long full batches
+take bare ÷ what the profile says, just before and behind a replay: neighbours on the same cores slow it, too.
 
 The simulator knows of no neighbours. Where a virtual machine is lent its cores, a replay is run up to six times, until
 its host has `stolen` no more than a hundredth of their time; that is all that decides.
@@ -35,14 +36,14 @@ from typing import Any
 
 import psutil
 from live_tasks import ENCODERS, write_project
-from overhead import SLO_MS, TASK, executor_of, host_ms, measure
+from overhead import SLO_MS, TASK, bare, executor_of, host_ms, measure
 from peers import policies
 from rich.console import Console
 from setting import Setting, from_plan
 from simulator import simulate
 from traces import available
 
-from elastriton.core.plan import Plan
+from elastriton.core.plan import DecoderPlan, Plan
 from elastriton.generator.config import load_config
 from elastriton.generator.goals import plan_for
 from elastriton.generator.loads import Load, make_load
@@ -52,6 +53,7 @@ from elastriton.generator.replay import Sample, Sent, draw, labelled_samples, re
 from elastriton.generator.repository import generate
 from elastriton.generator.serve import Server
 from elastriton.generator.show import steps
+from elastriton.runtime.executor import ElasticExecutor, load_executor
 
 ROOT = Path(__file__).parents[1]
 POLICY_NAMES = ("ours", "largest-batch", "otas", "slackfit", "infaas", "pets", "fixed(-12)")
@@ -77,6 +79,8 @@ class Bench:
     traces: dict[str, str]
     loads: tuple[float, ...]
     warm_up: int
+    bare: tuple[ElasticExecutor, DecoderPlan]
+    probe: list[bytes]
 
 
 def main() -> None:
@@ -109,7 +113,10 @@ def main() -> None:
     images = [image for sample in samples[TASK] if (image := sample.image) is not None]
     setting = from_plan(scheduler)
     loads = tuple(arguments.load or encoder.loads)
-    bench = Bench(plan, build, samples, setting, arguments.requests, traces, loads, encoder.warm_up)
+    executor = load_executor(executor_of(plan), build)
+    alone = executor, plan.decoders[f"{TASK}_decode"]
+    probe = images[: 3 * executor.max_batch]
+    bench = Bench(plan, build, samples, setting, arguments.requests, traces, loads, encoder.warm_up, alone, probe)
     records: list[dict[str, Any]] = []
     batches: list[dict[str, Any]] = []
     for seed in range(arguments.seeds):
@@ -151,7 +158,9 @@ def replays(bench: Bench, name: str, seed: int) -> Iterator[tuple[dict[str, Any]
         for trace, source in bench.traces.items():
             for load in bench.loads:
                 arrivals = make_load(source, bench.requests, load * bench.setting.capacity_per_s, seed)
+                before = pace(bench)
                 sent, rows, stolen = undisturbed(bench, url, arrivals, seed, log)
+                slower = (before + pace(bench)) / 2
                 items = bench.setting.items(arrivals.arrivals_s, seed)
                 expected, alone = (
                     simulate(setting, items, policies(setting)[name](), seed).utility
@@ -165,6 +174,7 @@ def replays(bench: Bench, name: str, seed: int) -> Iterator[tuple[dict[str, Any]
                     "host_ms": bench.setting.host_ms,
                     "call_ms": bench.setting.call_ms,
                     "stolen": stolen,
+                    "pace": slower,
                     "drift": rows[-1][6],
                     "batches_within_prediction": sum(row[2] <= row[3] for row in rows) / len(rows),
                 }
@@ -197,6 +207,14 @@ def undisturbed(
         share = (stolen_s() - before) / ((time.perf_counter() - before_s) * (os.cpu_count() or 1))
         tries.append((sent, [json.loads(line) for line in log.read_text().splitlines()], share))
     return min(tries, key=lambda one: one[2])
+
+
+def pace(bench: Bench) -> float:
+    """How long the encoder takes now for full batches at level 0, with nothing else to do, ÷ what the profile says."""
+    executor, decoder = bench.bare
+    per_s = bare(executor, decoder, bench.probe, 0, decode=False)
+    size = executor.max_batch
+    return 1000.0 * size / per_s / bench.setting.p50_ms[0][size]
 
 
 def stolen_s() -> float:
@@ -239,7 +257,8 @@ def shown(record: dict[str, Any]) -> str:
     ratio = record["simulated"] / max(1.0, record["utility"])
     cell = f"{record['trace']:<11}{record['load']:<5g}{record['seed']:<2}{record['policy']:<14}"
     figures = f"on time {record['on_time']:.3f}  p99 {record['p99_ms']:5.0f} ms  dropped {record['dropped']:.3f}"
-    return f"{cell} utility {share:.3f}  simulated ÷ live {ratio:.2f}  {figures}  stolen {record['stolen']:.3f}"
+    machine = f"stolen {record['stolen']:.3f}  pace {record['pace']:.2f}"
+    return f"{cell} utility {share:.3f}  simulated ÷ live {ratio:.2f}  {figures}  {machine}"
 
 
 if __name__ == "__main__":

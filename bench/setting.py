@@ -45,8 +45,8 @@ class Task:
 class Setting:
     """Everything that a cell of the bench has in common: measurements and tasks.
 
-    Each request costs `host_ms` of the whole machine outside of the encoder (host.py), and each batch takes `call_ms`
-    longer than the encoder; policies know of neither.
+    Each request costs `host_ms` of the whole machine outside of the encoder (host.py), each batch takes `call_ms`
+    longer than the encoder, and the encoder `slower` times what was measured; policies know of none of these.
     """
 
     source: str
@@ -58,6 +58,7 @@ class Setting:
     floors: tuple[tuple[str, float], ...] = ()
     host_ms: float = 0.0
     call_ms: float = 0.0
+    slower: float = 1.0
 
     @property
     def length(self) -> int:
@@ -107,7 +108,8 @@ class Setting:
 
     def duration_s(self, gamma: int, size: int, z: float) -> float:
         """How long a batch really takes, given a draw of the standard normal distribution."""
-        return (self.p50_ms[gamma][size] * math.exp(self.sigma[gamma][size] * z) + self.call_ms) / 1000.0
+        encoder_ms = self.slower * self.p50_ms[gamma][size] * math.exp(self.sigma[gamma][size] * z)
+        return (encoder_ms + self.call_ms) / 1000.0
 
     def items(self, arrivals_s: NDArray[np.float64], seed: int) -> list[Item]:
         """One request per arrival, its task drawn evenly."""
