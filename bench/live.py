@@ -35,6 +35,7 @@ from statistics import median
 from typing import Any
 
 import psutil
+from live_table import STOLEN
 from live_tasks import ENCODERS, write_project
 from overhead import SLO_MS, TASK, bare, executor_of, host_ms, measure
 from peers import policies
@@ -43,7 +44,7 @@ from setting import Setting, from_plan
 from simulator import simulate
 from traces import available
 
-from elastriton.core.plan import DecoderPlan, Plan
+from elastriton.core.plan import Plan
 from elastriton.generator.config import load_config
 from elastriton.generator.goals import plan_for
 from elastriton.generator.loads import Load, make_load
@@ -58,7 +59,6 @@ from elastriton.runtime.executor import ElasticExecutor, load_executor
 ROOT = Path(__file__).parents[1]
 POLICY_NAMES = ("ours", "largest-batch", "otas", "slackfit", "infaas", "pets", "fixed(-12)")
 TRACE_NAMES = ("step", "mmpp", "azure-code")
-STOLEN = 0.01
 TRIES = 6
 ROUNDS = 3
 SATURATING = 5.0  # x what level 0 keeps up with in the bare profile
@@ -79,8 +79,8 @@ class Bench:
     traces: dict[str, str]
     loads: tuple[float, ...]
     warm_up: int
-    bare: tuple[ElasticExecutor, DecoderPlan]
-    probe: list[bytes]
+    executor: ElasticExecutor  # in this process
+    images: list[bytes]
 
 
 def main() -> None:
@@ -114,15 +114,13 @@ def main() -> None:
     setting = from_plan(scheduler)
     loads = tuple(arguments.load or encoder.loads)
     executor = load_executor(executor_of(plan), build)
-    alone = executor, plan.decoders[f"{TASK}_decode"]
-    probe = images[: 3 * executor.max_batch]
-    bench = Bench(plan, build, samples, setting, arguments.requests, traces, loads, encoder.warm_up, alone, probe)
+    few = images[: encoder.saturating]
+    bench = Bench(plan, build, samples, setting, arguments.requests, traces, loads, encoder.warm_up, executor, few)
     records: list[dict[str, Any]] = []
     batches: list[dict[str, Any]] = []
     for seed in range(arguments.seeds):
         for name in arguments.policy:
-            around = measured(bench, images[: encoder.saturating])
-            for record, log in replays(replace(bench, setting=around), name, seed):
+            for record, log in replays(replace(bench, setting=measured(bench)), name, seed):
                 records.append(record)
                 batches.append({key: record[key] for key in ("trace", "load", "seed", "policy")} | {"batches": log})
                 console.print(shown(record))
@@ -140,12 +138,13 @@ def main() -> None:
     (build / "batches.json").write_text(json.dumps(batches) + "\n", encoding="utf-8")
 
 
-def measured(bench: Bench, images: list[bytes]) -> Setting:
+def measured(bench: Bench) -> Setting:
     """The bench's setting, with what requests and batches take now of the machine outside of the encoder."""
     setting = bench.setting
     fastest = min(setting.p50_ms, key=lambda gamma: setting.p50_ms[gamma][-1])
-    figures, _ = measure(bench.plan, bench.build, images, len(images), ROUNDS, partial(burst, setting), fastest)
-    around_ms = median(host_ms(figures, executor_of(bench.plan).max_batch))
+    images, send = bench.images, partial(burst, setting)
+    figures, _ = measure(bench.plan, bench.build, bench.executor, images, len(images), ROUNDS, send, fastest)
+    around_ms = median(host_ms(figures, bench.executor.max_batch))
     return replace(setting, host_ms=max(0.0, around_ms), call_ms=max(0.0, median(figures["call_ms"])))
 
 
@@ -160,7 +159,7 @@ def replays(bench: Bench, name: str, seed: int) -> Iterator[tuple[dict[str, Any]
                 arrivals = make_load(source, bench.requests, load * bench.setting.capacity_per_s, seed)
                 before = pace(bench)
                 sent, rows, stolen = undisturbed(bench, url, arrivals, seed, log)
-                slower = (before + pace(bench)) / 2
+                around = (before + pace(bench)) / 2
                 items = bench.setting.items(arrivals.arrivals_s, seed)
                 expected, alone = (
                     simulate(setting, items, policies(setting)[name](), seed).utility
@@ -174,7 +173,7 @@ def replays(bench: Bench, name: str, seed: int) -> Iterator[tuple[dict[str, Any]
                     "host_ms": bench.setting.host_ms,
                     "call_ms": bench.setting.call_ms,
                     "stolen": stolen,
-                    "pace": slower,
+                    "pace": around,
                     "drift": rows[-1][6],
                     "batches_within_prediction": sum(row[2] <= row[3] for row in rows) / len(rows),
                 }
@@ -211,9 +210,9 @@ def undisturbed(
 
 def pace(bench: Bench) -> float:
     """How long the encoder takes now for full batches at level 0, with nothing else to do, ÷ what the profile says."""
-    executor, decoder = bench.bare
-    per_s = bare(executor, decoder, bench.probe, 0, decode=False)
-    size = executor.max_batch
+    size = bench.executor.max_batch
+    decoder = bench.plan.decoders[f"{TASK}_decode"]
+    per_s = bare(bench.executor, decoder, bench.images[: 3 * size], 0, decode=False)
     return 1000.0 * size / per_s / bench.setting.p50_ms[0][size]
 
 

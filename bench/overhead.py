@@ -54,8 +54,11 @@ def main() -> None:
     config = load_config(ROOT / "examples/demo/elastriton.yaml").tasks[TASK]
     assert config.data is not None
     images = list(load_data(ROOT / "examples/demo" / config.data.path).images)
-    figures, version = measure(plan, arguments.build, images, arguments.samples, arguments.rounds, closed_loop)
-    max_batch = executor_of(plan).max_batch
+    executor = load_executor(executor_of(plan), arguments.build)
+    figures, version = measure(
+        plan, arguments.build, executor, images, arguments.samples, arguments.rounds, closed_loop
+    )
+    max_batch = executor.max_batch
     outside = {"host_ms": host_ms(figures, max_batch), "call_ms": figures.pop("call_ms")}
     ratios = [triton / bare for triton, bare in zip(figures["triton"], figures["bare"], strict=True)]
     result = {
@@ -76,12 +79,18 @@ def main() -> None:
 
 
 def measure(
-    plan: Plan, build: Path, images: list[bytes], samples: int, rounds: int, send: Send, gamma: int = 0
+    plan: Plan,
+    build: Path,
+    executor: ElasticExecutor,
+    images: list[bytes],
+    samples: int,
+    rounds: int,
+    send: Send,
+    gamma: int = 0,
 ) -> tuple[dict[str, list[float]], str]:
     """Samples per second and `call_ms`, round by round, at one level, and the server's version."""
     images = (images * (samples // len(images) + 1))[:samples]
     few = images[: max(5, samples // 10)]
-    executor = load_executor(executor_of(plan), build)
     decoder = plan.decoders[f"{TASK}_decode"]
     with tempfile.TemporaryDirectory() as folder:
         generate(only_level(plan, gamma), build, Path(folder) / "repository")
