@@ -19,7 +19,7 @@ class TritonPythonModel:
         plan = triton.load_plan(CascadePlan, args)
         answer = ["SCORE"] if plan.objective == "regression" else ["PROBABILITIES"]
         call = partial(triton.call, outputs=[*answer, "GAMMA"])
-        metrics = CascadeMetrics(args["model_name"], len(plan.small) + 1)
+        metrics = CascadeMetrics(args["model_name"], plan.task, len(plan.small) + 1)
         self._service = CascadeService(plan, triton.version_folder(args), call, metrics)
 
     def execute(self, requests: list[Any]) -> None:

@@ -101,7 +101,9 @@ def test_unsure_texts_are_pruned_on_their_way_to_the_large_model(
 ) -> None:
     model = 'model="intent_cascade"'
     words = "elastriton_cascade_words_total"
+    in_time = ("elastriton_outcomes_total", model, 'task="intent"', 'outcome="in_time"')
     before = [metric(tiny_server, words, model, f'pruning="{what}"') for what in ("kept", "cut")]
+    answered = metric(tiny_server, *in_time)
     answers = client.classify("intent", texts=TEXTS)
     assert [answer.level == 0 for answer in answers] == early["intent_cascade"]
     assert not any(answer.fallback for answer in answers)
@@ -109,6 +111,7 @@ def test_unsure_texts_are_pruned_on_their_way_to_the_large_model(
     kept = sum((n + 1) // 2 for n in rerouted)
     after = [metric(tiny_server, words, model, f'pruning="{what}"') for what in ("kept", "cut")]
     assert [now - then for now, then in zip(after, before, strict=True)] == [kept, sum(rerouted) - kept]
+    assert metric(tiny_server, *in_time) == answered + len(TEXTS), "early answers count as well"
 
 
 def test_a_regression_tells_its_score_level_and_fallback(

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import BoundedSemaphore
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -46,8 +46,12 @@ MAX_ROUTED = 4096
 class CascadeObserver(AuditObserver, Protocol):
     """Is told what becomes of each sample (runtime/metrics.py)."""
 
-    def answered(self, level: int, fallback: bool) -> None:
+    def answered(self, level: int, *, fallback: bool, in_time: bool) -> None:
         """A sample has its answer: level 0 is the first small model; a fallback stands in for the large model's."""
+        ...
+
+    def lost(self, outcome: Literal["rejected", "failed"]) -> None:
+        """A sample has an error for an answer."""
         ...
 
     def shortened(self, words: int, kept: int) -> None:
@@ -144,7 +148,7 @@ class CascadeService:
             self._divide(level, samples)
         except Exception as error:  # Triton would answer them all once more
             for sample in samples:
-                sample.parts.put(sample.index, Internal(f"{type(error).__name__}: {error}"))
+                self._fail(sample, Internal(f"{type(error).__name__}: {error}"))
 
     def _divide(self, level: int, samples: Sequence[Sample]) -> None:
         if level == len(self._small):
@@ -170,7 +174,7 @@ class CascadeService:
             opinions = model.opinions([sample.reading for sample in batch])
         except Exception as error:
             for sample in batch:
-                sample.parts.put(sample.index, Internal(f"small model {model.level} failed: {error!r}"))
+                self._fail(sample, Internal(f"small model {model.level} failed: {error!r}"))
             return []
         sure = accepts(np.array([opinion.confidence for opinion in opinions]), model.plan.threshold)
         unsure = []
@@ -200,7 +204,7 @@ class CascadeService:
             executor.submit(work)
         except RuntimeError:
             for sample in samples:
-                sample.parts.put(sample.index, Unavailable("the model is being unloaded; retry on another replica"))
+                self._fail(sample, Unavailable("the model is being unloaded; retry on another replica"))
 
     def _ask_large(self, sample: Sample) -> None:
         try:
@@ -208,16 +212,16 @@ class CascadeService:
         except Rejected as error:
             self._fall_back(sample, error)
         except RequestError as error:
-            sample.parts.put(sample.index, error)
+            self._fail(sample, error)
         except Exception as error:
-            sample.parts.put(sample.index, Internal(f"{type(error).__name__}: {error}"))
+            self._fail(sample, Internal(f"{type(error).__name__}: {error}"))
         finally:
             self._room.release()
 
     def _fall_back(self, sample: Sample, error: Rejected) -> None:
         """There is no time for the large model: an unsure answer is better than none."""
         if sample.opinion is None:
-            sample.parts.put(sample.index, error)
+            self._fail(sample, error)
         else:
             self._put(sample, Result(sample.opinion.values, sample.opinion.level, 0, fallback=True))
 
@@ -278,7 +282,12 @@ class CascadeService:
 
     def _put(self, sample: Sample, result: Result) -> None:
         sample.parts.put(sample.index, result)
-        self._note(lambda observer: observer.answered(result.level, result.fallback))
+        in_time = time.monotonic() <= sample.deadline_s
+        self._note(lambda observer: observer.answered(result.level, fallback=result.fallback, in_time=in_time))
+
+    def _fail(self, sample: Sample, error: RequestError) -> None:
+        sample.parts.put(sample.index, error)
+        self._note(lambda observer: observer.lost("rejected" if isinstance(error, Rejected) else "failed"))
 
     def _note(self, what: Callable[[CascadeObserver], None]) -> None:
         """Tell the observer; what counts answers must not spoil them."""

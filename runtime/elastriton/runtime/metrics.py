@@ -44,12 +44,7 @@ class SchedulerMetrics:
         self._safe = drift.metric({"model": model, "quantile": "0.99"})
         utility = _Family("COUNTER", "elastriton_utility_total", "Expected utility of the answers in time")
         self._utility = utility.metric({"model": model})
-        outcomes = _Family("COUNTER", "elastriton_outcomes_total", "Samples by what became of them")
-        self._outcomes = {
-            (task, outcome): outcomes.metric({"model": model, "task": task, "outcome": outcome})
-            for task in tasks
-            for outcome in ("in_time", "late", "dropped", "rejected", "failed")
-        }
+        self._outcomes = _outcomes(model, tasks)
 
     def batch(self, ended: Ended, drift: Drift) -> None:
         """Note one batch."""
@@ -77,10 +72,11 @@ class SchedulerMetrics:
 
 
 class CascadeMetrics:
-    """At which level the cascade answers, how much it cuts from texts, and what its audits find."""
+    """What becomes of samples, at which level the cascade answers, what it cuts from texts, and what audits find."""
 
-    def __init__(self, model: str, levels: int) -> None:
+    def __init__(self, model: str, task: str, levels: int) -> None:
         """`levels` counts the small models and the large one."""
+        self._task, self._outcomes = task, _outcomes(model, [task])
         by_model = {"model": model}
         answers = _Family("COUNTER", "elastriton_cascade_total", "Samples answered, by level of the cascade")
         self._levels = [answers.metric(by_model | {"level": str(level)}) for level in range(max(2, levels))]
@@ -93,12 +89,18 @@ class CascadeMetrics:
         alarm = _Family("GAUGE", "elastriton_cascade_alarm", "1 once early answers are wrong more often than certified")
         self._alarm = alarm.metric(by_model)
 
-    def answered(self, level: int, fallback: bool) -> None:
+    def answered(self, level: int, *, fallback: bool, in_time: bool) -> None:
         """Note one answer."""
         with _LOCK:
             self._levels[level].value.increment(1)
+            self._outcomes[self._task, "in_time" if in_time else "late"].value.increment(1)
             if fallback:
                 self._fallbacks.value.increment(1)
+
+    def lost(self, outcome: Lost) -> None:
+        """Note one sample that got an error."""
+        with _LOCK:
+            self._outcomes[self._task, outcome].value.increment(1)
 
     def shortened(self, words: int, kept: int) -> None:
         """Note one text that was pruned."""
@@ -134,3 +136,13 @@ class _Family:
             if buckets is None:
                 return _Metric(self._family.Metric(labels=labels), self._family)
             return _Metric(self._family.Metric(labels=labels, buckets=buckets), self._family)
+
+
+def _outcomes(model: str, tasks: Iterable[str]) -> dict[tuple[str, str], _Metric]:
+    """A counter for each task and what may become of its samples, by both."""
+    family = _Family("COUNTER", "elastriton_outcomes_total", "Samples by what became of them")
+    return {
+        (task, outcome): family.metric({"model": model, "task": task, "outcome": outcome})
+        for task in tasks
+        for outcome in ("in_time", "late", "dropped", "rejected", "failed")
+    }

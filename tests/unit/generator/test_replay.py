@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,17 @@ from elastriton.client.testing import FakeTransport
 from elastriton.core.errors import ConfigError
 from elastriton.generator.config import load_config
 from elastriton.generator.loads import Load
-from elastriton.generator.replay import Sample, Sent, Summary, draw, labelled_samples, replay, summarise
+from elastriton.generator.replay import (
+    MIN_SLO_MS,
+    RAISED,
+    Sample,
+    Sent,
+    Summary,
+    draw,
+    labelled_samples,
+    replay,
+    summarise,
+)
 from elastriton.generator.report import draw_report, load, save
 
 CAT = Sample("pets", b"a cat", None, "cat", slo_ms=20_000.0, utility=2.0)
@@ -82,7 +94,37 @@ def test_requests_carry_their_deadline_and_utility() -> None:
     asyncio.run(replay(transport, Load(np.array([0.0, 0.001])), [CAT, TEXT]))
     assert [request.task for request in transport.requests] == ["pets", "intents", "pets", "intents"]
     assert transport.requests[-1].values == (b"hello",)
-    assert dict(transport.requests[-2].parameters) == {"slo_ms": 20_000.0, "utility": 2.0}
+    carried = dict(transport.requests[-2].parameters)
+    assert carried == {"slo_ms": pytest.approx(20_000.0, rel=0.1), "utility": 2.0}
+
+
+def test_deadlines_count_from_the_arrival_and_not_from_a_late_sending() -> None:
+    transport = FakeTransport(lambda request: says("cat"))
+    late, lost = asyncio.run(replay(transport, Load(np.array([-5.1, -30.1])), [CAT, CAT]))
+    left_ms = [dict(request.parameters)["slo_ms"] for request in transport.requests[1:]]
+    assert left_ms == [pytest.approx(20_000.0 - late.lag_ms), MIN_SLO_MS]
+    assert late.latency_ms >= late.lag_ms >= 5_000.0
+    assert (late.on_time, late.utility) == (True, 2.0)
+    assert (lost.on_time, lost.utility) == (False, 0.0)
+
+
+def test_requests_are_sent_before_others_get_the_processor_where_that_is_allowed() -> None:
+    thread = threading.get_native_id()
+    before = os.getpriority(os.PRIO_PROCESS, thread)
+    try:
+        os.setpriority(os.PRIO_PROCESS, thread, before - 1)
+    except PermissionError:
+        pytest.skip("this user may not raise a priority")
+    os.setpriority(os.PRIO_PROCESS, thread, before)
+    seen: list[int] = []
+
+    def handler(request: Request) -> dict[str, Any]:
+        seen.append(os.getpriority(os.PRIO_PROCESS, thread))
+        return says("cat")
+
+    run(handler, [CAT])
+    assert seen == [before, before - RAISED]  # the first comes before the clock starts
+    assert os.getpriority(os.PRIO_PROCESS, thread) == before
 
 
 ANSWERED = Sent("a", 1.0, 0.5, 10.0, "answered", 0, right=True, on_time=True, utility=1.0)

@@ -76,13 +76,20 @@ class Counts:
 
     def __init__(self) -> None:
         self.answers: list[tuple[int, bool]] = []
+        self.outcomes: list[str] = []
         self.words: list[tuple[int, int]] = []
         self.audits: queue.Queue[tuple[bool, bool]] = queue.Queue()
         self._told = threading.Condition()
 
-    def answered(self, level: int, fallback: bool) -> None:
+    def answered(self, level: int, *, fallback: bool, in_time: bool) -> None:
         with self._told:
             self.answers.append((level, fallback))
+            self.outcomes.append("in_time" if in_time else "late")
+            self._told.notify_all()
+
+    def lost(self, outcome: str) -> None:
+        with self._told:
+            self.outcomes.append(outcome)
             self._told.notify_all()
 
     def shortened(self, words: int, kept: int) -> None:
@@ -91,9 +98,9 @@ class Counts:
     def audited(self, agrees: bool, alarm: bool) -> None:
         self.audits.put((agrees, alarm))
 
-    def wait_for_answers(self, n: int) -> None:
+    def wait_for_outcomes(self, n: int) -> None:
         with self._told:
-            assert self._told.wait_for(lambda: len(self.answers) >= n, timeout=10)
+            assert self._told.wait_for(lambda: len(self.outcomes) >= n, timeout=10)
 
 
 @contextmanager

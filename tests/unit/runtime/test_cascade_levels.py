@@ -112,7 +112,7 @@ def test_three_levels_answer_in_turn(plan: CascadePlan, tiny_build: Path, counts
     stages = replace(stages, small_weight=0.5)
     with serving(stages, tiny_build, observer=counts) as service:
         together = arrays(answers(service, request(texts[2], texts[0], texts[1]))[0])
-        counts.wait_for_answers(3)
+        counts.wait_for_outcomes(3)
     assert together["LEVEL"].tolist() == [[2], [0], [1]]
     for level in (0, 1):
         (opinion,) = opinions(stages, tiny_build, texts[level], level=level)

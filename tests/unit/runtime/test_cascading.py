@@ -147,12 +147,26 @@ def test_a_deadline_that_leaves_no_time_for_the_large_model_gets_the_small_one_s
     expected = small_probabilities(plan, tiny_build, HARD)
     with serving(at(plan, 1.1), tiny_build, observer=counts) as service:
         late, fine = map(arrays, answers(service, request(HARD, slo_ms=0.0001), request(EASY)))
-        counts.wait_for_answers(2)
+        counts.wait_for_outcomes(2)
     np.testing.assert_allclose(late["PROBABILITIES"], expected, atol=1e-5)
     assert (late["LEVEL"].tolist(), late["GAMMA"].tolist(), late["FALLBACK"].tolist()) == ([[0]], [[0]], [[True]])
     assert (fine["LEVEL"].tolist(), fine["FALLBACK"].tolist()) == ([[1]], [[False]])
     assert fine["FALLBACK"].dtype == np.bool_
     assert sorted(counts.answers) == [(0, True), (1, False)]
+    assert sorted(counts.outcomes) == ["in_time", "late"]
+
+
+def test_samples_that_get_an_error_are_counted_by_its_kind(plan: CascadePlan, tiny_build: Path, counts: Counts) -> None:
+    def fail(model: str, inputs: Arrays, parameters: Parameters, request_id: str) -> Arrays:
+        raise Unavailable("the scheduler is gone")
+
+    alone = replace(plan, small=(), pruning=None, small_weight=0.0)
+    for number, call in enumerate((reject, fail)):
+        with serving(alone, tiny_build, call, observer=counts) as service:
+            answers(service, request(HARD), request(EASY))
+            counts.wait_for_outcomes(2 * number + 2)
+    assert counts.outcomes == ["rejected", "rejected", "failed", "failed"]
+    assert counts.answers == []
 
 
 def test_what_the_scheduler_rejects_gets_the_small_model_s_answer(plan: CascadePlan, tiny_build: Path) -> None:
