@@ -17,7 +17,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ RESULTS = ROOT / "bench/results"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure every model, writing the result after each."""
+    """Measure every model, writing the result after each part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="*", help=f"of {', '.join(SHAPES)}; with --quick of {', '.join(QUICK)}")
     parser.add_argument("--batches", nargs="*", type=int, default=[1, 2, 4, 8, 16, 32, 64, 128])
@@ -61,20 +61,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = json.loads(output.read_text(encoding="utf-8")) if output.is_file() else {}
     output.parent.mkdir(parents=True, exist_ok=True)
     for name in arguments.models or shapes:
-        result = one(shapes[name], arguments.device, precision, batches, rounds, arguments.seed)
+        results[name] = setting(arguments.device, precision, arguments.seed, rounds)
+        for part in parts(shapes[name], arguments.device, precision, batches, rounds, arguments.seed):
+            results[name] |= part
+            output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         if shapes[name].kind == "vision" and not arguments.no_served:
             from gpu_served import served  # needs tritonserver, which a bare GPU machine may lack
 
-            result["served"] = served(shapes[name], precision, batches, arguments.seed)
-        results[name] = setting(arguments.device, precision, arguments.seed, rounds) | result
-        output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            results[name]["served"] = served(shapes[name], precision, batches, arguments.seed)
+            output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         show(name, results[name])
 
 
-def one(
+def parts(
     shape: Shape, device: str, precision: Precision, batches: Sequence[int], rounds: int, seed: int
-) -> dict[str, Any]:
-    """Times, where levels pay, and on CUDA memory, of one model."""
+) -> Iterator[dict[str, Any]]:
+    """Of one model: times and where levels pay, then, on CUDA, memory."""
     buckets = Buckets(tuple(sorted(batches)), shape.lengths)
     with tempfile.TemporaryDirectory() as scratch:
         save(shape, Path(scratch), seed)
@@ -90,8 +92,9 @@ def one(
             for row in measure(resident, shape, batch, tokens, rounds)
         ]
         del resident
-        memory = memory_mb(encoder, shape) if device.startswith("cuda") else None
-    return {"rows": rows, "pays_from": pays_from(rows), "memory_mb": memory}
+        yield {"rows": rows, "pays_from": pays_from(rows)}
+        if device.startswith("cuda"):
+            yield {"memory_mb": memory_mb(encoder, shape)}
 
 
 def pays_from(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

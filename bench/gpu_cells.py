@@ -12,12 +12,16 @@ from typing import Any
 import torch
 from gpu_models import Shape, library
 
+from elastriton.core.levels import TokenLevel
+from elastriton.runtime.cuda_graphs import CudaGraphs
 from elastriton.runtime.torch_encoder import TorchEncoder
 
 WARM_UPS = 3
 Key = tuple[str, int]
 """How it runs, and at which level. `graph` replays a CUDA graph, `eager` launches its kernels one by one, `library` is
-timm or Hugging Face; their inputs lie on the device. `whole` is what the executor calls: host to host, padded."""
+timm or Hugging Face, and `library_graph` a graph of timm's forward (Hugging Face's waits for the device); their inputs
+lie on the device. `whole` is what the executor calls: host to host, padded."""
+PEERS = ("library", "library_graph")
 
 
 def measure(encoder: TorchEncoder, shape: Shape, batch: int, tokens: int, rounds: int) -> list[dict[str, Any]]:
@@ -35,7 +39,9 @@ def measure(encoder: TorchEncoder, shape: Shape, batch: int, tokens: int, rounds
             row["speed_up"] = spread(faster)
             row["flop_ratio"] = round(flop_ratio, 3)
             row["speed_up_over_flop_ratio"] = spread([ratio / flop_ratio for ratio in faster])
-            row["over_library"] = spread(ratios(taken_ms["library", 0], own_ms))
+            row |= {
+                f"over_{peer}": spread(ratios(taken_ms[peer, 0], own_ms)) for peer in PEERS if (peer, 0) in taken_ms
+            }
             rows.append(row)
     return rows
 
@@ -53,7 +59,18 @@ def ways(encoder: TorchEncoder, shape: Shape, batch: int, tokens: int) -> dict[K
             calls["graph", level.gamma] = encoder.graphs.loaded(encoder.buckets.pad(inputs), level)
         if level.gamma == 0:
             calls["library", 0] = partial(peer, **tensors)
+            if encoder.graphs is not None and shape.kind == "vision":
+                weight = next(encoder.encoder.parameters())
+                graphs = CudaGraphs(partial(_plain, peer), str(weight.device), weight.dtype)
+                calls["library_graph", 0] = graphs.loaded(inputs, level)
     return calls
+
+
+def _plain(peer: Callable[..., torch.Tensor], *, level: TokenLevel, **tensors: torch.Tensor) -> torch.Tensor:
+    """What libraries know of levels: nothing."""
+    if level.gamma != 0:
+        raise ValueError(f"level {level.gamma} is none of a library's; give it level 0")
+    return peer(**tensors)
 
 
 def take_turns(calls: Mapping[Key, Callable[[], Any]], rounds: int) -> dict[Key, list[float]]:
@@ -73,24 +90,26 @@ def take_turns(calls: Mapping[Key, Callable[[], Any]], rounds: int) -> dict[Key,
 def memory_mb(make: Callable[[], TorchEncoder], shape: Shape) -> dict[str, Any]:
     """Device memory in MB: weights, what each level needs to run its largest batch eagerly, and what graphs add.
 
-    `graphs_one_level` and `graphs_all_levels` are the graphs of every bucket of level 0 and of all levels.
+    `graphs_one_level` and `graphs_all_levels` are the graphs of every bucket of level 0 and of all levels, in torch's
+    memory; `device_…` is all that went from the device's free memory, weights and what its driver keeps included.
     """
     largest = max(shape.tokens)
     found: dict[str, Any] = {}
     plain = tuple(level for level in shape.levels if level.gamma == 0)
     for name, levels in (("one_level", plain), ("all_levels", shape.levels)):
-        before = _reserved()
+        before, held, free = _reserved(), torch.cuda.memory_allocated(), torch.cuda.mem_get_info()[0]
         encoder = make()
         if encoder.buckets is None:
             raise ValueError("memory is measured with buckets; give the encoder some")
-        found["weights"] = _mb(torch.cuda.memory_allocated())
+        found["weights"] = _mb(torch.cuda.memory_allocated() - held)
         if name == "all_levels":
             found["eager_peak"] = {level.gamma: _peak(encoder, shape, level, largest) for level in levels}
             _reserved()
         for batch, length in encoder.buckets.shapes():
             for level in levels:
                 encoder.features(shape.inputs(batch, length or largest, level), level)
-        found[f"graphs_{name}"] = _mb(_reserved() - before) - found["weights"]
+        found[f"graphs_{name}"] = round(_mb(_reserved() - before) - found["weights"], 1)
+        found[f"device_{name}"] = _mb(free - torch.cuda.mem_get_info()[0])
         del encoder
     return found
 

@@ -1,8 +1,8 @@
 """Two vision tasks on one encoder, for several benches: EuroSAT and CIFAR-10, on the demo's compact ViT or on CLIP.
 
 Heads that an encoder does not bring are linear probes (bench/probe.py) on its frozen features. CIFAR-10 is far from
-what the compact ViT was trained on: its accuracy is low, and meant to be. CLIP's ViT-B/16 takes fifty times the work,
-so that next to nothing of a request is spent outside of it.
+what the compact ViT was trained on: its accuracy is low, and meant to be. CLIP's ViT-B/16 takes a hundred times the
+work, so that next to nothing of a request is spent outside of it.
 """
 
 from __future__ import annotations

@@ -18,12 +18,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import combinations
 
-import numpy as np
-from rate import ArrivalRate
 from setting import Setting
 from table import Table
 
 from elastriton.core.joint import Joint
+from elastriton.core.load import ArrivalRate
+from elastriton.core.otas import Otas
 from elastriton.core.policy import Decision, LargestBatch, Outlook, Policy
 from elastriton.core.queue import Item
 
@@ -51,8 +51,7 @@ class Fixed:
 class PetS:
     """PetS (Zhou et al., ATC 2022) as a baseline of OTAS: level 0, tasks mixed, first come first served, full batches.
 
-    It knows no deadlines: only what has expired already is dropped (by the scheduler). Of what waits it sees, as all
-    policies do, the 4 x max_batch most urgent items.
+    It knows no deadlines: only what has expired already is dropped (by the scheduler).
     """
 
     def __init__(self, setting: Setting) -> None:
@@ -203,98 +202,6 @@ class SlackFit:
         return Decision(drop=tuple(waiting))
 
 
-class Otas:
-    """OTAS (Chen et al., INFOCOM 2024) in two steps, as specified from its abstract: first batches, then their levels.
-
-    A. In order of arrival, an item joins the open batch with the closest deadline among those that are not full, differ
-       from it by at most NEAR of the shortest SLO in deadline and by at most ALIKE in mean utility, and could still be
-       answered in time at the fastest level with it; else it opens a batch. (Replayed over the queue at each decision:
-       an idle executor closes all batches.)
-    B. Over the first LOOK_AHEAD batches by deadline, a dynamic programme over (batch, completion time on a grid of
-       GRID_MS) chooses each batch's level or drops it, gaining utility x accuracy of the items in time. The first batch
-       that is kept runs; the rest is planned again afterwards.
-    C. With at most one batch waiting, the level is no slower than the most accurate one that sustains (1 + EPSILON) x
-       the estimated rate.
-    """
-
-    NEAR = 1.0
-    ALIKE = 0.5
-    LOOK_AHEAD = 16
-    GRID_MS = 1.0
-    EPSILON = 0.05
-
-    def __init__(self, setting: Setting) -> None:
-        self._table = Table(setting)
-        self._near_s = self.NEAR * min(task.slo_ms for task in setting.tasks) / 1000.0
-        self._rate = ArrivalRate()
-
-    def arrived(self, item: Item) -> None:
-        self._rate.arrived(item.arrival_s)
-
-    def decide(self, waiting: Sequence[Item], now_s: float, outlook: Outlook) -> Decision:
-        drop = tuple(item for item in waiting if not outlook.reachable(item, now_s))
-        alive = waiting if not drop else [item for item in waiting if outlook.reachable(item, now_s)]
-        if not alive:
-            return Decision(drop=drop)
-        free_s = now_s + outlook.overhead_ms / 1000.0
-        drift = outlook.latency.drift.safe
-        batches = self.batches(alive, free_s, drift)[: self.LOOK_AHEAD]
-        chosen, gamma = self._levels(batches, free_s, outlook)
-        if len(batches) <= 1:
-            steady = self._table.most_accurate((1.0 + self.EPSILON) * self._rate.per_s(now_s))
-            gamma = min(gamma, steady, key=self._table.fast_to_slow.index)
-        batch = tuple(batches[chosen])
-        return Decision(batch, gamma, self._table.finish_s(gamma, len(batch), now_s, outlook), drop)
-
-    def batches(self, waiting: Sequence[Item], free_s: float, drift: float) -> list[list[Item]]:
-        """Step A; the batches by deadline."""
-        fastest_ms = self._table.rows_ms[self._table.fast_to_slow[0]]
-        opened: list[list[Item]] = []
-        marks: list[tuple[float, float]] = []  # of each open batch: first deadline, sum of utilities
-        for item in sorted(waiting, key=lambda one: one.arrival_s):
-            best, distance_s = -1, self._near_s
-            for index, (deadline_s, utility) in enumerate(marks):
-                size = len(opened[index])
-                apart_s = abs(deadline_s - item.deadline_s)
-                if apart_s > distance_s or size == self._table.max_batch:
-                    continue
-                in_time = free_s + drift * fastest_ms[size + 1] / 1000.0 <= min(deadline_s, item.deadline_s)
-                if in_time and abs(utility / size - item.utility) <= self.ALIKE:
-                    best, distance_s = index, apart_s
-            if best < 0:
-                opened.append([item])
-                marks.append((item.deadline_s, item.utility))
-            else:
-                opened[best].append(item)
-                marks[best] = (min(marks[best][0], item.deadline_s), marks[best][1] + item.utility)
-        order = sorted(range(len(opened)), key=lambda index: marks[index])
-        return [opened[index] for index in order]
-
-    def _levels(self, batches: list[list[Item]], free_s: float, outlook: Outlook) -> tuple[int, int]:
-        """Step B: which batch runs first, and its level; without any gain, the first at the fastest level."""
-        gammas, drift = self._table.fast_to_slow, outlook.latency.drift.safe
-        last_ms = 1000.0 * (max(item.deadline_s for batch in batches for item in batch) - free_s)
-        grid_ms = self.GRID_MS * np.arange(int(last_ms / self.GRID_MS) + 2)
-        value = np.zeros(len(grid_ms))
-        chosen, chosen_gamma = 0, gammas[0]
-        for index in range(len(batches) - 1, -1, -1):
-            batch = sorted(batches[index], key=lambda item: item.deadline_s)
-            left_ms = 1000.0 * (np.array([item.deadline_s for item in batch]) - free_s)
-            in_time = np.searchsorted(left_ms, grid_ms)
-            before = value.copy()
-            for gamma in gammas:
-                worth = np.array([item.utility * outlook.accuracy[item.task][gamma] for item in batch])
-                gain = np.concatenate([worth[::-1].cumsum()[::-1], [0.0]])[in_time]
-                steps = math.ceil(drift * self._table.rows_ms[gamma][len(batch)] / self.GRID_MS)
-                if steps >= len(grid_ms) or gain[steps] <= 0.0:
-                    continue
-                total = np.where(gain[steps:] > 0.0, gain[steps:] + before[steps:], 0.0)
-                if total[0] > value[0]:
-                    chosen, chosen_gamma = index, gamma
-                value[: len(total)] = np.maximum(value[: len(total)], total)
-        return chosen, chosen_gamma
-
-
 def policies(setting: Setting) -> dict[str, Callable[[], Policy]]:
     """A factory by name for ours and every peer."""
     fixed = {f"fixed({gamma})": partial(Fixed, setting, gamma) for gamma in setting.outlook.latency.gammas}
@@ -302,7 +209,7 @@ def policies(setting: Setting) -> dict[str, Callable[[], Policy]]:
         "ours": Joint,
         "joint-unpriced": lambda: Joint(priced=False),
         "largest-batch": LargestBatch,
-        "otas": lambda: Otas(setting),
+        "otas": Otas,
         "slackfit": lambda: SlackFit(setting),
         "proteus": lambda: Proteus(setting),
         "infaas": lambda: INFaaS(setting),

@@ -73,8 +73,9 @@ class Setting:
     def fresh_outlook(self) -> Outlook:
         """An outlook of its own for each run, which learns from it."""
         table = LatencyTable(self.cells)
+        floors, slo_ms = Floors(dict(self.floors)), {task.name: task.slo_ms for task in self.tasks}
         return Outlook(
-            table, self.accuracy, table.max_batch, self.overhead_ms, self.executors, Floors(dict(self.floors))
+            table, self.accuracy, table.max_batch, self.overhead_ms, self.executors, floors=floors, slo_ms=slo_ms
         )
 
     @cached_property

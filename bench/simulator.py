@@ -34,7 +34,6 @@ SHORTEST_WAIT_S = 0.001  # the worker's
 class Outcome:
     """What a policy made of a load. `accuracy` is the mean over what was answered in time."""
 
-    requests: int
     served: int
     utility: float
     on_time: float
@@ -43,7 +42,6 @@ class Outcome:
     p99_ms: float
     dropped: float
     levels: dict[int, int]
-    decisions: int
     decision_mean_ms: float
     decision_p99_ms: float
 
@@ -150,7 +148,6 @@ def simulate(setting: Setting, items: Sequence[Item], policy: Policy, seed: int)
     latencies_ms = 1000.0 * np.array(run.latencies or [0.0])
     decision_ms = 1000.0 * np.array(run.decision_s or [0.0])
     return Outcome(
-        requests=len(items),
         served=len(run.latencies),
         utility=run.utility,
         on_time=run.in_time / len(items),
@@ -159,7 +156,6 @@ def simulate(setting: Setting, items: Sequence[Item], policy: Policy, seed: int)
         p99_ms=float(np.percentile(latencies_ms, 99)),
         dropped=run.dropped / len(items),
         levels=dict(sorted(run.levels.items())),
-        decisions=len(run.decision_s),
         decision_mean_ms=float(decision_ms.mean()),
         decision_p99_ms=float(np.percentile(decision_ms, 99)),
     )

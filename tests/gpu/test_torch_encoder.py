@@ -178,4 +178,5 @@ def test_all_graphs_share_one_pool(vision: Make) -> None:
         return torch.cuda.memory_reserved() - before
 
     reserved_by((0,))  # libraries keep workspaces of the first run
-    assert reserved_by((-7, -6, -5, -4, -3, -2, -1, 0)) < 2 * reserved_by((0,))
+    segment = 2 * 1024**2  # what torch takes from the device at a time
+    assert reserved_by((-7, -6, -5, -4, -3, -2, -1, 0)) < 2 * reserved_by((0,)) + 2 * segment

@@ -88,7 +88,7 @@ def test_an_idle_connection_does_not_spoil_the_end(scratch: tuple[Path, Path], t
         connection = HTTPConnection(server.http_url.removeprefix("http://"), timeout=LIMIT_S)
         connection.request("GET", "/v2/health/ready")
         assert connection.getresponse().read() == b""
-        assert server.stop(), server.log_tail()
+        assert server.stop(), server.failures()
         connection.close()
 
 

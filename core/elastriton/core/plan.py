@@ -96,7 +96,9 @@ class SchedulerPlan:
         """The plan as the policies see it."""
         accuracy = {name: {point.gamma: point.accuracy for point in task.accuracy} for name, task in self.tasks.items()}
         floors = Floors({name: task.floor for name, task in self.tasks.items() if task.floor > 0.0})
-        return Outlook(LatencyTable(self.latency), accuracy, self.max_batch, self.overhead_ms, self.executors, floors)
+        slo_ms = {name: task.slo_ms for name, task in self.tasks.items()}
+        table = LatencyTable(self.latency)
+        return Outlook(table, accuracy, self.max_batch, self.overhead_ms, self.executors, floors, slo_ms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from elastriton.core.otas import Otas
 from elastriton.core.policy import LargestBatch, Policy
 
 
@@ -15,4 +16,4 @@ def _joint() -> Policy:
     return Joint()
 
 
-POLICIES: dict[str, Callable[[], Policy]] = {"joint": _joint, "largest-batch": LargestBatch}
+POLICIES: dict[str, Callable[[], Policy]] = {"joint": _joint, "largest-batch": LargestBatch, "otas": Otas}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, islice
 from typing import Protocol
@@ -18,7 +18,8 @@ class Outlook:
     """What a policy may know: the latency table, accuracy[task][gamma], the batch limit and the fixed overhead.
 
     `executors` equal ones work side by side, and `floors` weigh up the tasks that are served too little. `overhead_ms`
-    is the time a request spends around the encoder (decoding, transfers); it shortens every deadline.
+    is the time a request spends around the encoder (decoding, transfers); it shortens every deadline. `slo_ms` are the
+    tasks' own; a request may bring another.
     """
 
     latency: LatencyTable
@@ -27,6 +28,7 @@ class Outlook:
     overhead_ms: float = 0.0
     executors: int = 1
     floors: Floors = field(default_factory=Floors)
+    slo_ms: Mapping[str, float] = field(default_factory=dict)
     _common: dict[frozenset[str], tuple[int, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _fastest: dict[tuple[str, int], float] = field(default_factory=dict, init=False, repr=False, compare=False)
 

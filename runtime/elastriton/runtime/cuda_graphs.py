@@ -27,6 +27,7 @@ class CudaGraphs:
         self._device = torch.device(device)
         self._dtype = dtype
         self._pool = torch.cuda.graph_pool_handle()
+        self._aside = torch.cuda.Stream(self._device)  # one for all: libraries keep tens of MB for each that they see
         self._inputs: dict[tuple[str, tuple[int, ...]], Tensor] = {}
         self._graphs: dict[tuple[TokenLevel, tuple[tuple[int, ...], ...]], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
 
@@ -61,13 +62,12 @@ class CudaGraphs:
         return self._inputs[key]
 
     def _capture(self, buffers: dict[str, Tensor], level: TokenLevel) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        aside = torch.cuda.Stream(self._device)
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
+        self._aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._aside):
             for _ in range(WARM_UPS):
                 self._encoder(**buffers, level=level)
-        torch.cuda.current_stream().wait_stream(aside)
+        torch.cuda.current_stream().wait_stream(self._aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._aside):
             output = self._encoder(**buffers, level=level)
         return graph, output

@@ -41,8 +41,9 @@ class TorchEncoder:
         self.buckets = buckets
         self.graphs: CudaGraphs | None = None
         if device.startswith("cuda"):
+            torch.backends.cuda.enable_cudnn_sdp(False)  # it plans for every shape anew, and each layer has its own
             if precision == "fp32":
-                torch.backends.cudnn.allow_tf32 = False  # the patch embedding's convolution: fp32 as on the CPU
+                torch.set_float32_matmul_precision("highest")  # as on the CPU, whatever an image's default is
             if buckets is not None and getattr(encoder, "elastic", True):
                 self.graphs = CudaGraphs(self.encoder, device, self._dtype)
 

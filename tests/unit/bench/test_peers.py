@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import peers
 import pytest
-from peers import Fixed, INFaaS, ModelSwitching, Otas, PetS, Proteus, SlackFit, policies
+from peers import Fixed, INFaaS, ModelSwitching, PetS, Proteus, SlackFit, policies
 from setting import synthetic
 from table import Table
 
@@ -94,28 +94,6 @@ def test_slackfit_takes_large_batches_at_fast_levels_under_pressure_and_accurate
     assert len(pressed.batch) == 23  # (6 + 4 / 1.9 x 23) x 1.08 = 58.8 ms
     hopeless = [item(1.0), item(60.0)]
     assert SlackFit(SETTING).decide(hopeless, 0.0, SETTING.outlook).drop == tuple(hopeless[:1])
-
-
-def test_otas_batches_what_is_alike() -> None:
-    near, far, valuable = item(60.0), item(200.0), item(70.0, task=2)
-    groups = Otas(SETTING).batches([near, item(65.0), valuable, far], 0.0, 1.0)
-    assert [len(group) for group in groups] == [2, 1, 1]
-    assert groups[1] == [valuable]
-
-
-def test_otas_chooses_levels_so_that_later_batches_fit_too() -> None:
-    calm = Otas(SETTING).decide([item(60.0)], 0.0, SETTING.outlook)
-    assert calm.gamma == 8
-    queue = [item(60.0) for _ in range(10)] + [item(70.0, task=2) for _ in range(10)]
-    pressed = Otas(SETTING).decide(queue, 0.0, SETTING.outlook)
-    assert pressed.batch == tuple(queue[:10])
-    assert pressed.gamma < 0
-    assert pressed.finish_s < 0.04
-
-
-def test_otas_starts_no_slower_than_the_load_allows() -> None:
-    busy = loaded(Otas(SETTING), 300.0)
-    assert busy.decide([item(60.0)], 0.0, SETTING.outlook).gamma < 0
 
 
 def test_every_policy_is_made_anew() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from elastriton.core.load import MOST, RecentRate, envelope, expected_price, price_of_time
+from elastriton.core.load import MOST, ArrivalRate, RecentRate, envelope, expected_price, price_of_time
 
 
 def test_the_recent_rate_forgets_within_a_few_deadlines_whatever_these_are() -> None:
@@ -67,3 +67,20 @@ def test_the_expected_price_softens_a_leap_and_never_takes_all_that_time_can_ear
     assert expected_price(5.0, cost, worth) == pytest.approx(MOST * 0.8)
     prices = [expected_price(rate, cost, worth) for rate in np.linspace(0.0, 3.0, 61).tolist()]
     assert prices == sorted(prices)
+
+
+def test_the_rate_of_a_steady_stream() -> None:
+    rate = ArrivalRate((0.5, 2.0))
+    for i in range(2000):
+        rate.arrived(i * 0.01)
+    assert rate.per_s(19.99) == pytest.approx(100.0, rel=0.03)
+
+
+def test_a_burst_is_seen_at_once_and_remembered_for_a_while() -> None:
+    rate = ArrivalRate((0.1, 2.0))
+    for i in range(100):
+        rate.arrived(i * 0.001)
+    assert rate.per_s(0.1) > 300.0
+    assert 30.0 < rate.per_s(0.7) < 60.0
+    assert rate.per_s(60.0) < 1e-6
+    assert ArrivalRate().per_s(1.0) == 0.0

@@ -82,8 +82,11 @@ def images(name: str, *firsts: Sequence[int]) -> Arrays:
     return {"TASK": np.array([[name.encode()]] * len(firsts), dtype=object), "PIXELS": pixels}
 
 
-def test_a_request_of_several_samples_is_answered_once_with_its_labels_and_calibrated_probabilities() -> None:
-    with serving() as service:
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_a_request_of_several_samples_is_answered_once_with_its_labels_and_calibrated_probabilities(
+    policy: str,
+) -> None:
+    with serving(plan=replace(VISION, policy=policy)) as service:
         outcomes = send(service, images("three", [9, 1, 2], [1, 2, 9], [3, 9, 3], [9, 0, 0], [0, 9, 0]))
         outputs = answer(outcomes)
     assert outputs["LABEL"].tolist() == [[b"a"], [b"c"], [b"b"], [b"a"], [b"b"]]

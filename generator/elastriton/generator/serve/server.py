@@ -139,10 +139,6 @@ class Server:
         if self._child is not None:
             self._child.kill()
 
-    def log_tail(self, lines: int = 40) -> str:
-        """The last lines of the server's log."""
-        return self._running().tail(lines)
-
     def failures(self) -> str:
         """What the log says went wrong."""
         return self._running().failures()
