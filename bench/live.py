@@ -6,14 +6,13 @@
 For every seed and policy a server is started, and the traces are replayed against it one by one (seeds outside,
 policies inside: what drifts on the machine meets all of them). The load is a multiple of what level 0 keeps up with in
 the bare profile. Client, decoders and encoder share the machine's cores: for the compact ViT served capacity is lower,
-and its loads are chosen lower for it. A record has policies.json's keys (but for the bound); `simulated` is the utility
-that bench/simulator.py expects for the same arrivals and tasks, on a machine that spends as much outside of the encoder
-as was measured a moment before (overhead.py's `host_ms` and `call_ms`, at the fastest level, but sent as replays are
-sent: an open loop takes more of the machine per request than a closed one). `simulated_with_own` takes what the replay
-itself used of the processor instead (processor.py), and `simulated_alone` leaves the machine to the encoder. `drift` is
-the last factor on the p99 that the scheduler has learnt, `batches_within_prediction` the share of batches that took no
-longer than predicted, and `pace` how long full batches take bare ÷ what the profile says, just before and behind a
-replay: neighbours on the same cores slow it, too.
+and its loads are chosen lower for it. A record has policies.json's keys, but for the bound; `simulated` is the utility
+that bench/simulator.py expects for the same arrivals and tasks, on a machine that spends as much outside of the encoder as
+was measured a moment before (overhead.py's `host_ms` and `call_ms`, at the fastest level, but sent as replays are sent:
+an open loop takes more of the machine per request than a closed one). `simulated_alone` is the same where the encoder
+has the machine for itself. `drift` is the last factor on the p99 that the scheduler has learnt,
+`batches_within_prediction` the share of batches that took no longer than predicted, and `pace` how long full batches
+take bare ÷ what the profile says, just before and behind a replay: neighbours on the same cores slow it, too.
 
 The simulator knows of no neighbours. Where a virtual machine is lent its cores, a replay is run up to six times, until
 its host has `stolen` no more than a hundredth of their time; that is all that decides.
@@ -24,6 +23,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -39,7 +39,6 @@ from live_table import STOLEN
 from live_tasks import ENCODERS, write_project
 from overhead import SLO_MS, TASK, bare, executor_of, host_ms, measure
 from peers import policies
-from processor import CORES, Used, processor_s, used
 from rich.console import Console
 from setting import Setting, from_plan
 from simulator import simulate
@@ -152,42 +151,33 @@ def measured(bench: Bench) -> Setting:
 def replays(bench: Bench, name: str, seed: int) -> Iterator[tuple[dict[str, Any], list[Any]]]:
     """Serve under a policy and replay every trace at every load: the records, each with the log of its batches."""
     with served(bench, name) as (server, log):
+        url = f"grpc://{server.grpc_url}"
         calm = make_load("poisson", bench.warm_up, 0.2 * bench.setting.capacity_per_s, seed)
-        asyncio.run(replay(f"grpc://{server.grpc_url}", calm, draw(bench.samples, bench.warm_up, seed)))
+        asyncio.run(replay(url, calm, draw(bench.samples, bench.warm_up, seed)))
         for trace, source in bench.traces.items():
             for load in bench.loads:
                 arrivals = make_load(source, bench.requests, load * bench.setting.capacity_per_s, seed)
-                before, busy = pace(bench)
-                one = undisturbed(bench, server, arrivals, seed, log)
-                behind, again = pace(bench)
-                around, busy = (before + behind) / 2, (busy + again) / 2
-                own_ms = 1000.0 * one.used.outside_s / CORES / bench.requests
-                slower = one.used.encoder_s / processor_s(bench.setting, one.batches) / busy
+                before = pace(bench)
+                sent, rows, stolen = undisturbed(bench, url, arrivals, seed, log)
+                around = (before + pace(bench)) / 2
                 items = bench.setting.items(arrivals.arrivals_s, seed)
-                expected, with_own, alone = (
+                expected, alone = (
                     simulate(setting, items, policies(setting)[name](), seed).utility
-                    for setting in (
-                        bench.setting,
-                        replace(bench.setting, host_ms=own_ms, slower=slower),
-                        replace(bench.setting, host_ms=0.0, call_ms=0.0),
-                    )
+                    for setting in (bench.setting, replace(bench.setting, host_ms=0.0, call_ms=0.0))
                 )
-                summary = asdict(summarise(one.sent))
+                summary = asdict(summarise(sent))
                 record = {"trace": trace, "load": load, "seed": seed, "policy": name, **summary}
                 record |= {
                     "simulated": expected,
-                    "simulated_with_own": with_own,
                     "simulated_alone": alone,
                     "host_ms": bench.setting.host_ms,
                     "call_ms": bench.setting.call_ms,
-                    "own_host_ms": own_ms,
-                    "own_slower": slower,
-                    "stolen": one.stolen,
+                    "stolen": stolen,
                     "pace": around,
-                    "drift": one.batches[-1][6],
-                    "batches_within_prediction": sum(row[2] <= row[3] for row in one.batches) / len(one.batches),
+                    "drift": rows[-1][6],
+                    "batches_within_prediction": sum(row[2] <= row[3] for row in rows) / len(rows),
                 }
-                yield record, one.batches
+                yield record, rows
 
 
 def burst(setting: Setting, url: str, images: list[bytes]) -> float:
@@ -201,38 +191,29 @@ def burst(setting: Setting, url: str, images: list[bytes]) -> float:
     return len(sent) / (max(ends_s) - sent[0].at_s)
 
 
-@dataclass(frozen=True)
-class Try:
-    """A replay: what was sent, its batches as they were logged, the share of the machine stolen, and what it used."""
+def undisturbed(
+    bench: Bench, url: str, arrivals: Load, seed: int, log: Path
+) -> tuple[list[Sent], list[list[float]], float]:
+    """Replay until the machine was ours, at most TRIES times: what was sent, its batches, and the share stolen.
 
-    sent: list[Sent]
-    batches: list[list[float]]
-    stolen: float
-    used: Used
-
-
-def undisturbed(bench: Bench, server: Server, arrivals: Load, seed: int, log: Path) -> Try:
-    """Replay until the machine was ours, at most TRIES times; of these, the least disturbed one counts."""
-    tries: list[Try] = []
-    while not tries or (tries[-1].stolen > STOLEN and len(tries) < TRIES):
+    Of several tries, all of them disturbed, the least disturbed one counts.
+    """
+    tries: list[tuple[list[Sent], list[list[float]], float]] = []
+    while not tries or (tries[-1][2] > STOLEN and len(tries) < TRIES):
         log.write_text("")
-        samples = draw(bench.samples, len(arrivals.arrivals_s), seed)
-        before, stolen, before_s = used(server.pid), stolen_s(), time.perf_counter()
-        sent = asyncio.run(replay(f"grpc://{server.grpc_url}", arrivals, samples))
-        share = (stolen_s() - stolen) / ((time.perf_counter() - before_s) * CORES)
-        rows = [json.loads(line) for line in log.read_text().splitlines()]
-        tries.append(Try(sent, rows, share, used(server.pid).since(before)))
-    return min(tries, key=lambda one: one.stolen)
+        before, before_s = stolen_s(), time.perf_counter()
+        sent = asyncio.run(replay(url, arrivals, draw(bench.samples, len(arrivals.arrivals_s), seed)))
+        share = (stolen_s() - before) / ((time.perf_counter() - before_s) * (os.cpu_count() or 1))
+        tries.append((sent, [json.loads(line) for line in log.read_text().splitlines()], share))
+    return min(tries, key=lambda one: one[2])
 
 
-def pace(bench: Bench) -> tuple[float, float]:
-    """Full batches at level 0, with nothing else to do: their time ÷ the profile's, and how busy they keep cores."""
+def pace(bench: Bench) -> float:
+    """How long the encoder takes now for full batches at level 0, with nothing else to do, ÷ what the profile says."""
     size = bench.executor.max_batch
     decoder = bench.plan.decoders[f"{TASK}_decode"]
-    before_s, started_s = time.process_time(), time.perf_counter()
     per_s = bare(bench.executor, decoder, bench.images[: 3 * size], 0, decode=False)
-    busy = (time.process_time() - before_s) / (time.perf_counter() - started_s) / CORES
-    return 1000.0 * size / per_s / bench.setting.p50_ms[0][size], busy
+    return 1000.0 * size / per_s / bench.setting.p50_ms[0][size]
 
 
 def stolen_s() -> float:

@@ -153,14 +153,24 @@ def test_a_graph_gives_what_the_same_kernels_give_eagerly(vision: Make, text: Ma
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_the_size_bias_stays_in_fused_attention(vision: Make, text: Make, precision: Precision) -> None:
-    """SDPA raises where the only allowed kernel cannot take the bias; no number of keys here is a multiple of 8."""
+    """SDPA raises where the only allowed kernel cannot take the bias; no number of keys here is a multiple of 8.
+
+    And it is the kernel that SDPA takes of itself: cuDNN's would plan for every shape anew.
+    """
+    import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    from elastriton.runtime.torch_encoder import DTYPES
 
     with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION]):
         level = constant_level(-2, 3)
         assert np.isfinite(vision(CUDA, precision).features(images(3, level), level)).all()
         level = constant_level(-20, 3)
         assert np.isfinite(text(CUDA, precision).features(texts(3, 13), level)).all()
+    heads = torch.zeros(3, 3, 13, 8, device=CUDA, dtype=DTYPES[precision])
+    bias = torch.zeros(3, 1, 1, 13, device=CUDA, dtype=DTYPES[precision])
+    chosen = torch._fused_sdp_choice(heads, heads, heads, bias)
+    assert chosen == SDPBackend.EFFICIENT_ATTENTION.value
 
 
 def test_all_graphs_share_one_pool(vision: Make) -> None:
