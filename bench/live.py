@@ -7,10 +7,10 @@ For every seed and policy a server is started, and the traces are replayed again
 policies inside: what drifts on the machine meets all of them). The load is a multiple of what level 0 keeps up with in
 the bare profile. Client, decoders and encoder share the machine's cores: for the compact ViT served capacity is lower,
 and its loads are chosen lower for it. A record has policies.json's keys, but for the bound; `simulated` is the utility
-that bench/simulator.py expects for the same arrivals and tasks, on a machine that spends as much outside of the encoder as
-was measured a moment before (overhead.py's `host_ms` and `call_ms`, at the fastest level, but sent as replays are sent:
-an open loop takes more of the machine per request than a closed one). `simulated_alone` is the same where the encoder
-has the machine for itself. `drift` is the last factor on the p99 that the scheduler has learnt,
+that bench/simulator.py expects for the same arrivals and tasks, on a machine that spends as much outside of the encoder
+as was measured a moment before (overhead.py's `host_ms` and `call_ms`, at the fastest level, but sent as replays are
+sent: an open loop takes more of the machine per request than a closed one). `simulated_alone` is the same where the
+encoder has the machine for itself. `drift` is the last factor on the p99 that the scheduler has learnt,
 `batches_within_prediction` the share of batches that took no longer than predicted, and `pace` how long full batches
 take bare ÷ what the profile says, just before and behind a replay: neighbours on the same cores slow it, too.
 
