@@ -1,6 +1,6 @@
 """How long a decision takes: every policy on queues of 1 to 1,000 waiting samples of three tasks, 8 levels.
 
-python bench/decision.py        (about a minute; writes bench/results/decision.json)
+python bench/decision.py        (three minutes; writes bench/results/decision.json)
 
 In turns: each policy and queue length is timed in every round. Median and range over rounds of the p50 and the p99. A
 policy has seen the arrivals of what waits, so that `joint` reckons with a price of time.
