@@ -26,7 +26,6 @@ from elastriton.generator.data import load_data
 from elastriton.generator.loads import Load
 
 MIN_SLO_MS = 0.001
-RAISED = 10  # "nice" levels
 
 Outcome = Literal["answered", "rejected", "failed"]
 
@@ -143,19 +142,23 @@ async def replay(
 
 @contextmanager
 def _first_in_line() -> Iterator[None]:
-    """A higher priority for this process's threads, where the system allows it."""
-    before: dict[int, int] = {}
+    """The lowest real-time priority for this process's threads, where the system allows it.
+
+    A better nice value would not do: where sessions are groups of the scheduler's, it counts in its own group alone.
+    """
+    first = os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(os.sched_get_priority_min(os.SCHED_RR))
+    before: dict[int, tuple[int, os.sched_param]] = {}
     for path in Path("/proc/self/task").glob("*"):
         with suppress(OSError):  # not allowed, or the thread has ended
-            nice = os.getpriority(os.PRIO_PROCESS, thread := int(path.name))
-            os.setpriority(os.PRIO_PROCESS, thread, nice - RAISED)
-            before[thread] = nice
+            own = os.sched_getscheduler(thread := int(path.name)), os.sched_getparam(thread)
+            os.sched_setscheduler(thread, *first)
+            before[thread] = own
     try:
         yield
     finally:
-        for thread, nice in before.items():
+        for thread, own in before.items():
             with suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, thread, nice)
+                os.sched_setscheduler(thread, *own)
 
 
 async def _ask(client: AsyncClient, sample: Sample, at_s: float, start_s: float) -> Sent:

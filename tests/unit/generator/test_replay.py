@@ -20,7 +20,6 @@ from elastriton.generator.config import load_config
 from elastriton.generator.loads import Load
 from elastriton.generator.replay import (
     MIN_SLO_MS,
-    RAISED,
     Sample,
     Sent,
     Summary,
@@ -110,21 +109,21 @@ def test_deadlines_count_from_the_arrival_and_not_from_a_late_sending() -> None:
 
 def test_requests_are_sent_before_others_get_the_processor_where_that_is_allowed() -> None:
     thread = threading.get_native_id()
-    before = os.getpriority(os.PRIO_PROCESS, thread)
+    before = os.sched_getscheduler(thread)
     try:
-        os.setpriority(os.PRIO_PROCESS, thread, before - 1)
+        os.sched_setscheduler(thread, os.SCHED_RR, os.sched_param(1))
     except PermissionError:
         pytest.skip("this user may not raise a priority")
-    os.setpriority(os.PRIO_PROCESS, thread, before)
+    os.sched_setscheduler(thread, before, os.sched_param(0))
     seen: list[int] = []
 
     def handler(request: Request) -> dict[str, Any]:
-        seen.append(os.getpriority(os.PRIO_PROCESS, thread))
+        seen.append(os.sched_getscheduler(thread))
         return says("cat")
 
     run(handler, [CAT])
-    assert seen == [before, before - RAISED]  # the first comes before the clock starts
-    assert os.getpriority(os.PRIO_PROCESS, thread) == before
+    assert seen == [before, os.SCHED_RR | os.SCHED_RESET_ON_FORK]  # the first comes before the clock starts
+    assert os.sched_getscheduler(thread) == before
 
 
 ANSWERED = Sent("a", 1.0, 0.5, 10.0, "answered", 0, right=True, on_time=True, utility=1.0)
