@@ -17,8 +17,8 @@ from elastriton.core.queue import Item
 class Sustained:
     """What levels keep up with: p99 by level and batch size as profiled, and the rate of batches that end in time.
 
-    `rows_ms[gamma][size]` counts sizes from 0; `per_s` is of batches that end within the shortest SLO of all tasks, and
-    `accuracy` the mean over the tasks that have the level.
+    `rows_ms[gamma][size]` counts sizes from 0; `per_s` is of batches that end within `shortest_ms`, the shortest SLO
+    of all tasks, and `accuracy` the mean over the tasks that have the level.
     """
 
     def __init__(self, outlook: Outlook, length: int) -> None:
@@ -30,9 +30,9 @@ class Sustained:
         self.fast_to_slow = sorted(self.rows_ms, key=lambda gamma: self.rows_ms[gamma][-1])
         levels = outlook.accuracy.values()
         self.accuracy = {g: fmean([by_gamma[g] for by_gamma in levels if g in by_gamma] or [0.0]) for g in self.rows_ms}
-        shortest_ms = min(outlook.slo_ms.values(), default=math.inf)
+        self.shortest_ms = min(outlook.slo_ms.values(), default=math.inf)
         self.per_s = {
-            gamma: max(1000.0 * size / row[size] for size in sizes if size == 1 or row[size] <= shortest_ms)
+            gamma: max(1000.0 * size / row[size] for size in sizes if size == 1 or row[size] <= self.shortest_ms)
             for gamma, row in self.rows_ms.items()
         }
 
@@ -121,7 +121,7 @@ class Otas:
         """The open batch that `item` joins, if any."""
         levels, drift = self._levels_of(item, outlook), outlook.latency.drift.safe
         fastest_ms = levels.rows_ms[levels.fast_to_slow[0]]
-        best, distance_s = None, self.NEAR * min(outlook.slo_ms.values(), default=math.inf) / 1000.0
+        best, distance_s = None, self.NEAR * levels.shortest_ms / 1000.0
         for batch in opened:
             size = len(batch.items)
             apart_s = abs(batch.deadline_s - item.deadline_s)
@@ -135,16 +135,17 @@ class Otas:
     def _levels(self, batches: Sequence[Sequence[Item]], free_s: float, outlook: Outlook) -> tuple[int, int]:
         """Step B: which batch runs first, and its level; without any gain, the first at its fastest level."""
         last_ms = 1000.0 * (max(item.deadline_s for batch in batches for item in batch) - free_s)
-        longest = sum(max(self._steps(batch, outlook).values()) for batch in batches)  # no plan takes longer
+        steps_of = [self._steps(batch, outlook) for batch in batches]
+        longest = sum(max(by_level.values()) for by_level in steps_of)  # no plan takes longer
         grid_ms = self.GRID_MS * np.arange(min(int(last_ms / self.GRID_MS), longest) + 2)
         value = np.zeros(len(grid_ms))
-        chosen, chosen_gamma = 0, next(iter(self._steps(batches[0], outlook)))
+        chosen, chosen_gamma = 0, next(iter(steps_of[0]))
         for index in range(len(batches) - 1, -1, -1):
             batch = sorted(batches[index], key=lambda item: item.deadline_s)
             left_ms = 1000.0 * (np.array([item.deadline_s for item in batch]) - free_s)
             in_time = np.searchsorted(left_ms, grid_ms)
             before = value.copy()
-            for gamma, steps in self._steps(batch, outlook).items():
+            for gamma, steps in steps_of[index].items():
                 worth = np.array([outlook.value([item], gamma) for item in batch])
                 gain = np.concatenate([worth[::-1].cumsum()[::-1], [0.0]])[in_time]
                 if steps >= len(grid_ms) or gain[steps] <= 0.0:
