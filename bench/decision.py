@@ -1,9 +1,9 @@
 """How long a decision takes: every policy on queues of 1 to 1,000 waiting samples of three tasks, 8 levels.
 
-python bench/decision.py        (three minutes; writes bench/results/decision.json)
+    python bench/decision.py        (three minutes; writes bench/results/decision.json)
 
-In turns: each policy and queue length is timed in every round. Median and range over rounds of the p50 and the p99. A
-policy has seen the arrivals of what waits, so that `joint` reckons with a price of time.
+In turns: each policy and queue length is timed in every round. Medians over rounds of the p50 and the p99, with their
+95 % intervals. A policy has seen the arrivals of what waits, so that `joint` reckons with a price of time.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from spread import spread
 
 from elastriton.core.latency import Cell, LatencyTable
 from elastriton.core.policies import POLICIES
@@ -89,11 +90,6 @@ def timed(make: Callable[[], Policy], queues: Sequence[Sequence[Item]], view: Ou
         samples_ms.append((time.perf_counter() - before_s) * 1000.0)
     p50_ms, p99_ms = np.percentile(samples_ms[10:], [50, 99])
     return float(p50_ms), float(p99_ms)
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and largest."""
-    return {"median": round(float(np.median(values)), 3), "least": round(min(values), 3), "most": round(max(values), 3)}
 
 
 if __name__ == "__main__":

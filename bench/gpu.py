@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     for name in arguments.models or shapes:
         results[name] = setting(arguments.device, precision, arguments.seed, rounds)
-        for part in parts(shapes[name], arguments.device, precision, batches, rounds, arguments.seed):
+        alone = parts(shapes[name], arguments.device, precision, batches, rounds, arguments.seed)
+        through = [] if arguments.no_served else through_triton(shapes[name], precision, batches, arguments.seed)
+        for part in chain(alone, through):
             results[name] |= part
-            output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        if shapes[name].kind == "vision" and not arguments.no_served:
-            from gpu_served import served  # needs tritonserver, which a bare GPU machine may lack
-
-            results[name]["served"] = served(shapes[name], precision, batches, arguments.seed)
             output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         show(name, results[name])
 
@@ -95,6 +93,14 @@ def parts(
         yield {"rows": rows, "pays_from": pays_from(rows)}
         if device.startswith("cuda"):
             yield {"memory_mb": memory_mb(encoder, shape)}
+
+
+def through_triton(shape: Shape, precision: Precision, batches: Sequence[int], seed: int) -> Iterator[dict[str, Any]]:
+    """Of a vision model: the served path. It needs tritonserver, which a bare GPU machine may lack."""
+    if shape.kind == "vision":
+        from gpu_served import served
+
+        yield {"served": served(shape, precision, batches, seed)}
 
 
 def pays_from(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from gpu_models import Shape, library
+from spread import ratios, spread
 
 from elastriton.core.levels import TokenLevel
 from elastriton.runtime.cuda_graphs import CudaGraphs
@@ -112,19 +113,6 @@ def memory_mb(make: Callable[[], TorchEncoder], shape: Shape) -> dict[str, Any]:
         found[f"device_{name}"] = _mb(free - torch.cuda.mem_get_info()[0])
         del encoder
     return found
-
-
-def ratios(plain_ms: Sequence[float], own_ms: Sequence[float]) -> list[float]:
-    """How many times faster, round by round."""
-    return [plain / own for plain, own in zip(plain_ms, own_ms, strict=True)]
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """The median with its 95 % interval by order statistics (its normal approximation; all there is below 6 values)."""
-    ordered, n = sorted(values), len(values)
-    out = max(0, int((n - 1.96 * n**0.5) / 2))
-    low, high = ordered[out], ordered[n - 1 - out]
-    return {"median": round(statistics.median(ordered), 4), "low": round(low, 4), "high": round(high, 4)}
 
 
 def _peak(encoder: TorchEncoder, shape: Shape, level: Any, tokens: int) -> float:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gpu_cells import ratios, spread
 from gpu_models import LABELS, Shape, save
 from overhead import take_turns
 from PIL import Image
+from spread import ratios, spread
 
 from elastriton.client import Client
 from elastriton.core.plan import LevelAccuracy, Plan

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
 import time
 import urllib.request
@@ -22,6 +21,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+from spread import ratios, spread
 
 from elastriton.client import Client
 from elastriton.core.plan import PLAN_FILE, DecoderPlan, ExecutorPlan, Plan
@@ -60,10 +60,9 @@ def main() -> None:
     )
     max_batch = executor.max_batch
     outside = {"host_ms": host_ms(figures, max_batch), "call_ms": figures.pop("call_ms")}
-    ratios = [triton / bare for triton, bare in zip(figures["triton"], figures["bare"], strict=True)]
     result = {
         "samples_per_s": {name: spread(values) for name, values in figures.items()},
-        "triton_over_bare": spread(ratios),
+        "triton_over_bare": spread(ratios(figures["triton"], figures["bare"])),
         **{name: spread(values) for name, values in outside.items()},
         "rounds": arguments.rounds,
         "samples_per_round": arguments.samples,
@@ -193,11 +192,6 @@ def take_turns(rounds: int, measures: dict[str, Callable[[], float]]) -> dict[st
             if turn > 0:
                 figures[name].append(value)
     return figures
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Median, lowest and highest."""
-    return {"median": round(statistics.median(values), 3), "low": round(min(values), 3), "high": round(max(values), 3)}
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ from typing import Any
 import gpu
 import numpy as np
 import pytest
-from gpu_cells import ratios, spread, ways
+from gpu_cells import ways
 from gpu_models import QUICK, SHAPES, save
 from gpu_served import configuration, only
+from spread import ratios, spread
 
 from elastriton.core.latency import Cell
 from elastriton.core.planner import make_plan
