@@ -34,6 +34,8 @@ from elastriton.runtime.graphs import TORCH_FOLDER
 from elastriton.runtime.torch_encoder import serving_device
 
 ENCODER, TASK = "encoder", "task"
+IMAGES = "images"
+DIFFERENT = 16
 SLO_MS = 60_000.0
 ROUNDS = 5
 BATCHES_PER_ROUND = 16
@@ -42,11 +44,16 @@ BATCHES_PER_ROUND = 16
 def served(shape: Shape, precision: Precision, batches: Sequence[int], seed: int) -> list[dict[str, Any]]:
     """Images per second through Triton and of the bare executor, in turns, at each level that needs no prompts.
 
-    Each request carries a JPEG that is decoded on the CPU; the bare executor is given pixels in full batches.
+    Each request carries a JPEG that is decoded on the CPU, in as many processes as the plan asks for; the bare executor
+    is given pixels in full batches. What the images are labelled as means nothing: they are there to time the decoding.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         save(shape, folder, seed)
+        for number in range(DIFFERENT):
+            file = folder / IMAGES / LABELS[number % len(LABELS)] / f"{number}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(_jpeg(shape.side, number))
         measured = profile(
             load_config(configuration(shape, precision, batches, folder)),
             folder,
@@ -72,9 +79,9 @@ def configuration(shape: Shape, precision: Precision, batches: Sequence[int], fo
         "levels": [gamma for gamma in shape.gammas if gamma <= 0],
         "batches": sorted(batches),
     }
-    tasks = {TASK: {"encoder": ENCODER, "slo_ms": SLO_MS, "labels": list(LABELS)}}
+    task = {"encoder": ENCODER, "slo_ms": SLO_MS, "labels": list(LABELS), "data": {"path": IMAGES}}
     path = folder / "elastriton.yaml"
-    path.write_text(json.dumps({"version": 1, "encoders": {ENCODER: encoder}, "tasks": tasks}), encoding="utf-8")
+    path.write_text(json.dumps({"version": 1, "encoders": {ENCODER: encoder}, "tasks": {TASK: task}}), encoding="utf-8")
     return path
 
 
@@ -96,7 +103,7 @@ def _at_level(plan: Plan, gamma: int, shape: Shape, folder: Path) -> dict[str, A
     [part] = plan.executors.values()
     executor = load_executor(part, folder / "build", serving_device())
     count = BATCHES_PER_ROUND * part.max_batch
-    images = [_jpeg(shape.side, number) for number in range(16)] * (count // 16 + 1)
+    images = [_jpeg(shape.side, number) for number in range(DIFFERENT)] * (count // DIFFERENT + 1)
     repository = folder / f"repository{gamma}"
     generate(plan, folder / "build", repository)
     with Server(repository, log=folder / "log") as server:

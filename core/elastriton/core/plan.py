@@ -103,12 +103,13 @@ class SchedulerPlan:
 
 @dataclass(frozen=True, slots=True)
 class DecoderPlan:
-    """Turn an encoded image into the pixels that the encoder of `task` reads."""
+    """Turn an encoded image into the pixels that the encoder of `task` reads, in `instances` processes side by side."""
 
     task: str
     image: ImageSpec
     max_bytes: int = 32 * 1024 * 1024
     max_pixels: int = 64_000_000
+    instances: int = 1
 
 
 @dataclass(frozen=True, slots=True)

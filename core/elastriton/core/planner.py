@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -94,9 +95,9 @@ def make_plan(
         executors=executors,
         schedulers=schedulers,
         decoders={
-            f"{name}_decode": DecoderPlan(name, image)
+            f"{name}_decode": DecoderPlan(name, image, instances=decoders(task, encoder, profile.machine.cores))
             for name, task in profile.tasks.items()
-            if (image := profile.encoders[task.encoder].image) is not None and name not in cascaded
+            if (image := (encoder := profile.encoders[task.encoder]).image) is not None and name not in cascaded
         },
         cascades={
             f"{name}_cascade": _cascade(
@@ -139,6 +140,17 @@ def useful_gammas(encoder: EncoderProfile, tasks: Iterable[TaskProfile]) -> tupl
         if rivals and gamma != 0:
             dropped[gamma] = f"level {rivals[0]} is as fast and as accurate"
     return set(gammas) - set(dropped), dropped
+
+
+def decoders(task: TaskProfile, encoder: EncoderProfile, cores: int) -> int:
+    """How many decoders keep up with the encoder at its fastest level: one per core at most.
+
+    One where decoding was not measured, as for a task without labelled images.
+    """
+    if task.decode_ms is None:
+        return 1
+    fastest_per_s = encoder.instances * max(1000.0 * cell.batch / cell.p50_ms for cell in encoder.latency)
+    return max(1, min(cores, math.ceil(task.decode_ms * fastest_per_s / 1000.0)))
 
 
 def _executor(encoder: EncoderProfile, tasks: dict[str, TaskProfile], kept: set[int]) -> ExecutorPlan:

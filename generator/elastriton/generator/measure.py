@@ -1,4 +1,4 @@
-"""The two measurements of a profile: latency over level x length x batch, and the logits that accuracy comes from."""
+"""The measurements of a profile: latency over level x length x batch, the logits behind accuracies, decoding."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from elastriton.core.latency import Cell
+from elastriton.core.plan import DecoderPlan
 from elastriton.core.profile import ImageSpec
 from elastriton.core.statistics import percentile_ms
 from elastriton.runtime.executor import Arrays, ElasticExecutor, Floats, example_inputs
+from elastriton.runtime.images import decode_image
 
 WARM_UPS = 2
 MIN_RUNS = 15
 MAX_RUNS = 200
+DECODED = 200
 
 Advance = Callable[[str], None]
 """Told after every step of a long measurement, with what is being measured."""
@@ -73,3 +76,12 @@ def all_logits(
         logits = executor.logits(collate(indices), [task] * len(indices), gamma)
         rows.update(zip(indices, logits, strict=True))
     return np.stack([rows[index] for index in range(len(order))])[:, : len(executor.heads[task].bias)]
+
+
+def decoding_ms(images: Sequence[bytes], plan: DecoderPlan) -> float:
+    """What decoding an image takes of one core, on the mean over the first 200."""
+    images = images[:DECODED]
+    started_s = time.perf_counter()
+    for image in images:
+        decode_image(image, plan)
+    return round(1000.0 * (time.perf_counter() - started_s) / len(images), 3)

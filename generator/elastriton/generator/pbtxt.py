@@ -54,7 +54,8 @@ def _scheduler(name: str, plan: SchedulerPlan, executor: ExecutorPlan) -> pb.Mod
 
 def _decoder(name: str, plan: DecoderPlan, max_batch: int) -> pb.ModelConfig:
     pixels: Spec = ("PIXELS", "UINT8", [plan.image.height, plan.image.width, 3])
-    return _model(name, "decode_image", max_batch, [("IMAGE", "STRING", [1])], [pixels, TASK])
+    inputs: list[Spec] = [("IMAGE", "STRING", [1])]
+    return _model(name, "decode_image", max_batch, inputs, [pixels, TASK], count=plan.instances)
 
 
 def _cascade(name: str, plan: CascadePlan) -> pb.ModelConfig:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from elastriton.core.errors import ConfigError
 from elastriton.core.latency import Cell
+from elastriton.core.plan import DecoderPlan
 from elastriton.core.profile import PROFILE_FILE, VERSION, EncoderProfile, Profile, TaskProfile
 from elastriton.core.records import dumps
 from elastriton.generator.candidates import CascadeTask
@@ -23,7 +24,7 @@ from elastriton.generator.config import Config
 from elastriton.generator.data import Labelled, label_numbers, load_data, values
 from elastriton.generator.evaluate import Collate, evaluate, image_batches, text_batches
 from elastriton.generator.machine import this_machine
-from elastriton.generator.measure import Advance, latency
+from elastriton.generator.measure import Advance, decoding_ms, latency
 from elastriton.generator.prepare import PreparedEncoder, prepare_encoder
 from elastriton.runtime.executor import ElasticExecutor, graph_buckets, load_executor
 
@@ -97,6 +98,8 @@ class _TaskMeasurement:
         n_fit = task.data.n_fit(len(data))
         evaluation = evaluate(self.executor, self.name, self._batches(data), truth, n_fit, advance)
         result = replace(result, n_fit=n_fit)
+        if (image := self.prepared.plan.image) is not None:
+            result = replace(result, decode_ms=decoding_ms(data.images, DecoderPlan(self.name, image)))
         if task.objective == "classification":
             temperature, accuracy = evaluation.temperature(), evaluation.accuracies()
             result = replace(result, temperature=temperature, accuracy=accuracy)

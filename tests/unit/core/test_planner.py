@@ -9,7 +9,7 @@ from elastriton.core.audit import AuditPlan
 from elastriton.core.errors import ConfigError
 from elastriton.core.latency import Cell
 from elastriton.core.levels import constant_level
-from elastriton.core.planner import Goals, TaskGoal, make_plan, useful_gammas
+from elastriton.core.planner import Goals, TaskGoal, decoders, make_plan, useful_gammas
 from elastriton.core.profile import (
     Accuracy,
     Artifact,
@@ -79,6 +79,26 @@ def test_a_level_that_only_one_task_has_stays_for_it() -> None:
     assert kept == {0, 4}
 
 
+@pytest.mark.parametrize(
+    ("decode_ms", "instances", "cores", "expected"),
+    [
+        (None, 1, 8, 1),  # nothing was measured
+        (0.4, 1, 8, 1),  # 8 samples in 4 ms are 2,000 per s, of which a decoder makes 2,500
+        (0.6, 1, 8, 2),
+        (0.6, 2, 8, 3),  # a pool of two
+        (5.0, 1, 8, 8),  # ten would keep up
+        (5.0, 1, 16, 10),
+    ],
+)
+def test_as_many_decoders_as_keep_up_with_the_fastest_level(
+    decode_ms: float | None, instances: int, cores: int, expected: int
+) -> None:
+    measured = encoder({-4: (1, 4), 0: (1, 8)})
+    cells = tuple(replace(cell, p50_ms=cell.p99_ms) for cell in measured.latency)
+    served = replace(measured, latency=cells, instances=instances)
+    assert decoders(replace(task(p0=90), decode_ms=decode_ms), served, cores) == expected
+
+
 @pytest.fixture(scope="module")
 def profile(tiny_build: Path) -> Profile:
     return load_profile(tiny_build / "profile.json")
@@ -101,6 +121,10 @@ def test_the_plan_lays_out_executors_schedulers_decoders_and_cascades(profile: P
         "similarity": "similarity_cascade",
     }
     assert plan.executors["vit_executor"].heads.keys() == {"colour", "warm"}
+    assert {name: decoder.instances for name, decoder in plan.decoders.items()} == {
+        "colour_decode": decoders(profile.tasks["colour"], profile.encoders["vit"], profile.machine.cores),
+        "warm_decode": 1,
+    }
     assert plan.executors["vit_executor"].classes == 3
     assert plan.executors["rater_executor"].classes == 1
     bert = plan.schedulers["bert_scheduler"]
