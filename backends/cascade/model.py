@@ -21,6 +21,7 @@ class TritonPythonModel:
         call = partial(triton.call, outputs=[*answer, "GAMMA"])
         metrics = CascadeMetrics(args["model_name"], plan.task, len(plan.small) + 1)
         self._service = CascadeService(plan, triton.version_folder(args), call, metrics)
+        triton.settle()
 
     def execute(self, requests: list[Any]) -> None:
         """Answer sure samples now; the others later, through their senders."""

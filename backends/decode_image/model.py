@@ -19,6 +19,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Read the plan."""
         self._plan = triton.load_plan(DecoderPlan, args)
+        triton.settle()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request alone: an image that cannot be decoded costs no neighbour its answer."""

@@ -20,6 +20,7 @@ class TritonPythonModel:
         device = f"cuda:{args['model_instance_device_id']}" if args["model_instance_kind"] == "GPU" else "cpu"
         self._executor = load_executor(plan, triton.version_folder(args), device)
         self._executor.warm_up(warm_up_examples(plan, device))
+        triton.settle()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request alone: an error in one never reaches another."""

@@ -20,6 +20,7 @@ class TritonPythonModel:
         call = partial(triton.call, outputs=["LOGITS"])
         metrics = SchedulerMetrics(args["model_name"], sorted({cell.gamma for cell in plan.latency}), plan.tasks)
         self._service = SchedulingService(plan, call, metrics)
+        triton.settle()
 
     def execute(self, requests: list[Any]) -> None:
         """Take the requests over; each is answered later, through its sender."""

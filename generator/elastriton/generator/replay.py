@@ -6,11 +6,9 @@ loads.py ─► arrivals ─► one request each at its time, whatever the serve
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -24,6 +22,7 @@ from elastriton.core.errors import ConfigError
 from elastriton.generator.config import Config
 from elastriton.generator.data import load_data
 from elastriton.generator.loads import Load
+from elastriton.generator.punctual import punctual
 
 MIN_SLO_MS = 0.001
 
@@ -117,9 +116,8 @@ async def replay(
 ) -> list[Sent]:
     """Send `samples[i]` at `load.arrivals_s[i]`, and wait for every answer. Raises ConfigError where no server answers.
 
-    Deadlines count from the arrival: what is sent late has so much less time. Where the system allows it (to root),
-    this process goes before others meanwhile, so that it need not wait for the server that it loads. The first requests
-    of a connection are slow: one sample of each task is asked before the clock starts.
+    Deadlines count from the arrival: what is sent late has so much less time, and this process is `punctual` meanwhile.
+    The first requests of a connection are slow: one sample of each task is asked before the clock starts.
     """
     try:
         opened = AsyncClient(server, timeout_s=timeout_s, max_in_flight=len(samples) + 1)
@@ -131,34 +129,13 @@ async def replay(
             answer = await _answer(client, sample)
             if not isinstance(answer, Answer | RejectedError):
                 raise ConfigError(f"task {sample.task} cannot be replayed: {type(answer).__name__}: {answer}")
-        with _first_in_line():
+        with punctual():
             start_s = time.perf_counter() + 0.1
             asks = []
             for at_s, sample in zip(load.arrivals_s.tolist(), samples, strict=True):
                 await asyncio.sleep(max(0.0, start_s + at_s - time.perf_counter()))
                 asks.append(asyncio.create_task(_ask(client, sample, at_s, start_s)))
             return await asyncio.gather(*asks)
-
-
-@contextmanager
-def _first_in_line() -> Iterator[None]:
-    """The lowest real-time priority for this process's threads, where the system allows it.
-
-    A better nice value would not do: where sessions are groups of the scheduler's, it counts in its own group alone.
-    """
-    first = os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(os.sched_get_priority_min(os.SCHED_RR))
-    before: dict[int, tuple[int, os.sched_param]] = {}
-    for path in Path("/proc/self/task").glob("*"):
-        with suppress(OSError):  # not allowed, or the thread has ended
-            own = os.sched_getscheduler(thread := int(path.name)), os.sched_getparam(thread)
-            os.sched_setscheduler(thread, *first)
-            before[thread] = own
-    try:
-        yield
-    finally:
-        for thread, own in before.items():
-            with suppress(OSError):
-                os.sched_setscheduler(thread, *own)
 
 
 async def _ask(client: AsyncClient, sample: Sample, at_s: float, start_s: float) -> Sent:

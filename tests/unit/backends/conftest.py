@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import sys
@@ -123,6 +124,7 @@ def load_backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]
 
     yield load
     forget_the_seam()
+    gc.unfreeze()
 
 
 def forget_the_seam() -> None:

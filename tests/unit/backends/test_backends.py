@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,25 @@ def wait_for(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline_s, "nothing came within 30 s"
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("backend", "model"),
+    [
+        ("decode_image", "colour_decode"),
+        ("elastic", "vit_executor"),
+        ("elastic_scheduler", "vit_scheduler"),
+        ("cascade", "intent_cascade"),
+    ],
+)
+def test_what_a_backend_loads_is_left_out_of_garbage_collection(
+    backend: str, model: str, load_backend: Any, args: Any
+) -> None:
+    loaded = load_backend(backend)
+    before = gc.get_freeze_count()
+    loaded.initialize(args(model))
+    assert gc.get_freeze_count() > before + 1000
+    assert loaded not in gc.get_objects()
 
 
 def test_decode_image(load_backend: Any, args: Any, stub_request: Any, make_jpeg: Any) -> None:

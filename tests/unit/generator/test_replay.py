@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
 from dataclasses import replace
@@ -124,6 +125,18 @@ def test_requests_are_sent_before_others_get_the_processor_where_that_is_allowed
     run(handler, [CAT])
     assert seen == [before, os.SCHED_RR | os.SCHED_RESET_ON_FORK]  # the first comes before the clock starts
     assert os.sched_getscheduler(thread) == before
+
+
+def test_garbage_collection_leaves_out_what_was_there_before_the_clock_starts() -> None:
+    frozen: list[int] = []
+
+    def handler(request: Request) -> dict[str, Any]:
+        frozen.append(gc.get_freeze_count())
+        return says("cat")
+
+    run(handler, [CAT])
+    assert frozen[1] > frozen[0] + 1000
+    assert gc.get_freeze_count() == 0
 
 
 ANSWERED = Sent("a", 1.0, 0.5, 10.0, "answered", 0, right=True, on_time=True, utility=1.0)
