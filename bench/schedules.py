@@ -2,6 +2,7 @@
 
     python bench/schedules.py                           # all of the unseen images of ../shared/data
     python bench/schedules.py --samples 2000            # fewer test images
+    python bench/schedules.py --levels -14 -10 -4 --output bench/results/schedules_more.json
 
 The demo's compact ViT under two heads, EuroSAT's own and a linear probe for CIFAR-10. `schedule: search` chooses by
 the fit part (the first 30 %) of both tasks' test images; accuracies are those of the others, and for CIFAR-10 of the
@@ -35,7 +36,7 @@ from elastriton.generator.trials import searched, timer
 from elastriton.runtime.models import VisionModel, load_vision
 
 ROOT = Path(__file__).parents[1]
-GAMMAS = (-20, -16, -12, -8)
+GAMMAS = (-20, -16, -12, -8)  # the demo's
 BATCHES = (8, 32)
 PROBED = 6000
 """Of the training images; EuroSAT's have trained the encoder, of CIFAR-10's the others are unseen."""
@@ -47,21 +48,23 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--build", type=Path, default=ROOT / "build/schedules")
     parser.add_argument("--samples", type=int, default=10**6, help="at most so many test images of a task")
+    parser.add_argument("--levels", nargs="*", type=int, default=GAMMAS)
     parser.add_argument("--output", type=Path, default=ROOT / "bench/results/schedules.json")
     arguments = parser.parse_args()
+    gammas = sorted(arguments.levels)
     config = load_config(write_project(arguments.build, arguments.data, replace(COMPACT, probed=PROBED)))
-    encoder = config.encoders["vit"].model_copy(update={"levels": (*GAMMAS, 0), "batches": BATCHES})
+    encoder = config.encoders["vit"].model_copy(update={"levels": (*gammas, 0), "batches": BATCHES})
     tasks = {name: at_most(task, arguments.samples) for name, task in config.tasks.items()}
     model = load_vision(resolve(encoder.model, arguments.build))
     heads = {name: task_head(name, task, model.head, arguments.build) for name, task in tasks.items()}
-    constants = [constant_level(gamma, model.depth) for gamma in GAMMAS]
+    constants = [constant_level(gamma, model.depth) for gamma in gammas]
     found = searched("vit", constants, model, encoder, tasks, heads, arguments.build, announce)
     levels = [TokenLevel(0), *constants, *found]
     announce("\n".join(f"level {level.gamma}: {level.merge}" for level in found))
     rows: list[dict[str, Any]] = [
         {"schedule": schedule, **asdict(level)}
         for schedule, level in zip(
-            ["plain"] + ["constant"] * len(GAMMAS) + ["search"] * len(GAMMAS), levels, strict=True
+            ["plain"] + ["constant"] * len(gammas) + ["search"] * len(gammas), levels, strict=True
         )
     ]
     for row, times_ms in zip(rows, timer(model, encoder, announce)(levels), strict=True):
@@ -128,7 +131,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         "| γ | list | ms, batch 8 | ms, batch 32 | EuroSAT | gain | CIFAR-10 | gain |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    pairs = {gamma: [row for row in rows if row["gamma"] == gamma] for gamma in (0, *reversed(GAMMAS))}
+    gammas = sorted({row["gamma"] for row in rows}, reverse=True)
+    pairs = {gamma: [row for row in rows if row["gamma"] == gamma] for gamma in gammas}
     for gamma, sides in pairs.items():
         cells = [str(gamma), " → ".join(" ".join(map(str, row["merge"][:-1])) or "–" for row in sides)]
         cells += [" → ".join(f"{row['ms'][str(batch)]:.1f}" for row in sides) for batch in BATCHES]
