@@ -42,13 +42,14 @@ def main() -> None:
     plain, sources = from_plan(scheduler), available()[0]
     totals: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for record in json.loads((ROOT / "bench/results/live.json").read_text(encoding="utf-8")):
-        setting = replace(plain, host_ms=record["host_ms"], call_ms=record["call_ms"])
+        measured = {name: record[name] for name in ("host_ms", "call_ms", "slower") if name in record}
+        setting = replace(plain, **measured)
         load = record["load"] * setting.capacity_per_s
         arrivals_s = make_load(sources[record["trace"]], record["requests"], load, record["seed"]).arrivals_s
         items = setting.items(arrivals_s, record["seed"])
         for name, (host, batches) in {"": (1.0, 1.0), **WORSE}.items():
             policy = policies(setting)[record["policy"]]()
-            worse = replace(setting, host_ms=host * setting.host_ms, slower=batches)
+            worse = replace(setting, host_ms=host * setting.host_ms, slower=batches * setting.slower)
             outcome = simulate(worse, items, policy, record["seed"])
             totals[record["policy"]][name] += outcome.utility
     table = Table("policy", *WORSE, title="simulated utility ÷ simulated utility as it is")
