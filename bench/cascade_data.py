@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from elastriton.core.errors import ConfigError
-from elastriton.generator.data import load_data
+from elastriton.generator.data import read_data
 
 Item = tuple[tuple[str, ...], str]  # a text or a pair, and its label
 
@@ -95,10 +95,10 @@ def write_table(path: Path, items: Sequence[Item]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}")
     with unfinished.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="\t")
+        writer = csv.writer(file)
         writer.writerow([*("text", "text_pair")[: len(items[0][0])], "label"])
         writer.writerows([*texts, label] for texts, label in items)
-    back = load_data(unfinished)
+    back = read_data(unfinished)
     if list(zip(back.texts, back.labels, strict=True)) != list(items):
         raise ConfigError(f"{path} does not read back as it was written")
     unfinished.replace(path)

@@ -2,7 +2,7 @@
 
     python bench/cascade_models.py [task …] --out build/cascades --seed 0
 
-writes <out>/data/<task>.tsv, the pool that the bench fits, certifies and tests on, and Hugging Face folders
+writes <out>/data/<task>.csv, the pool that the bench fits, certifies and tests on, and Hugging Face folders
 <out>/models/<task>-large and <task>-small, each with its figures on the pool in training.json. A folder that exists is
 kept: delete it to train it again. An hour on two slow cores.
 
@@ -178,7 +178,7 @@ def fit(
 def make(name: str, args: argparse.Namespace) -> None:
     """Write the pool of a task, then those of its models that are not there yet."""
     kept, pool, dev = load_task(name, args.data, args.seed)
-    write_table(args.out / "data" / f"{name}.tsv", pool)
+    write_table(args.out / "data" / f"{name}.csv", pool)
     print(f"{name}: {len(kept)} items to train on, {len(pool)} in the pool", flush=True)
     for size in ("large", "small", "tiny") if args.tiny else ("large", "small"):
         if not (args.out / "models" / f"{name}-{size}").exists():

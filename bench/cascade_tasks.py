@@ -67,7 +67,7 @@ def write_project(
         data = ROOT / "examples/demo/data/clinc150.json"
     else:
         models = {size: build / f"models/{task}-{size}" for size in ("large", "small")}
-        data = build / f"data/{task}.{'npz' if setting.kind == 'vision' else 'tsv'}"
+        data = build / f"data/{task}.{'npz' if setting.kind == 'vision' else 'csv'}"
     missing = [str(path) for path in (*models.values(), data) if not path.exists()]
     if missing:
         script = "vision_cascade_models.py" if setting.kind == "vision" else f"cascade_models.py {task}"

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from elastriton.core.levels import TokenLevel, constant_level, flops
 from elastriton.core.profile import Accuracy
 from elastriton.generator.config import TaskConfig, load_config, resolve
-from elastriton.generator.data import Labelled, label_numbers, load_data
+from elastriton.generator.data import Labelled, label_numbers, load_data, read_data
 from elastriton.generator.evaluate import image_pixels
 from elastriton.generator.machine import this_machine
 from elastriton.generator.prepare import task_head
@@ -102,7 +102,7 @@ def at_most(task: TaskConfig, samples: int) -> TaskConfig:
 def unseen(data: Path, build: Path) -> Labelled:
     """The training images of CIFAR-10 behind the probe's."""
     write_part(data / "cifar10.npz", "train", build / "cifar10_train.npz")
-    return load_data(build / "cifar10_train.npz").part(PROBED)
+    return read_data(build / "cifar10_train.npz").part(PROBED)
 
 
 def held_out(
@@ -113,7 +113,7 @@ def held_out(
     data = load_data(base / task.data.path).part(0, task.data.samples)
     data = data.part(task.data.n_fit(len(data)))
     if more is not None:
-        data = Labelled(data.images + more.images, (), data.labels + more.labels)
+        data = Labelled((*data.images, *more.images), (), data.labels + more.labels)
     pixels = np.stack(image_pixels(name, data, model.image))
     return torch.from_numpy(pixels), torch.from_numpy(label_numbers(data, labels))
 

@@ -60,12 +60,14 @@ def fit_power(logits: FloatArray, labels: IntArray) -> float:
 def fit_temperature(logits: FloatArray, labels: IntArray) -> float:
     """The temperature that minimises the negative log-likelihood of `labels` [n] under `logits` [n, classes].
 
-    The loss is convex in the inverse temperature b, so its derivative, the mean of E_p[z] - z_label under
-    p = softmax(b z), has one zero: bisection on log b within [e^-5, e^5].
+    Of n samples none may be wrong, which would make every answer certain: 1 / (n + 1) of each label is spread over all
+    classes (as Platt's targets are, 1999). The loss is convex in the inverse temperature b, so its derivative, the mean
+    of E_p[z] - E_label[z] under p = softmax(b z), has one zero: bisection on log b within [e^-5, e^5].
     """
     z = logits.astype(np.float64)
     z = z - z.max(axis=-1, keepdims=True)
-    target = z[np.arange(len(labels)), labels].mean()
+    n = len(labels)
+    target = (n * z[np.arange(n), labels].mean() + z.mean()) / (n + 1)
     low, high = -5.0, 5.0
     for _ in range(50):
         middle = (low + high) / 2

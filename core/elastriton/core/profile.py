@@ -159,6 +159,8 @@ class Profile:
     machine: Machine
     encoders: dict[str, EncoderProfile]
     tasks: dict[str, TaskProfile]
+    configured: dict[str, str]
+    """The digest of what the configuration said of each encoder and task (generator/goals.py)."""
 
 
 def load_profile(path: Path) -> Profile:

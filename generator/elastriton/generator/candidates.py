@@ -22,6 +22,7 @@ from elastriton.generator.data import Labelled
 from elastriton.generator.measure import Advance, latency
 from elastriton.generator.prepare import PreparedEncoder, PreparedSmall, prepare_small
 from elastriton.generator.pruned import large_answers, prune, token_counts
+from elastriton.generator.samples import rows
 from elastriton.generator.search import item_ms, least_ms, losses, spread
 from elastriton.generator.uncertainty import expected_distance
 from elastriton.runtime.executor import ElasticExecutor, Floats
@@ -53,13 +54,13 @@ class CascadeTask:
     @property
     def rows(self) -> Sequence[Row]:
         """The samples as clients send them."""
-        rows: list[Row] = [(image,) for image in self.data.images]
-        return rows or self.data.texts
+        return rows(self.data)
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """The labels of the task; none for a regression."""
-        return self.prepared.labels[self.name]
+    def alike(self) -> set[tuple[str, ...]]:
+        """The labels of the task, none for a regression; and what the model calls them, where its head is served."""
+        labels, own = self.prepared.labels[self.name], self.prepared.own_labels
+        return {labels, own} if labels and own and self.task.head is None else {labels}
 
 
 class Candidate:
@@ -76,7 +77,7 @@ class Candidate:
         kind = setting.prepared.plan.kind
         self._text = TextSpec(config.max_length) if kind == "text" else None
         self._exported: PreparedSmall = prepare_small(
-            setting.name, number, self._name, kind, setting.labels, base, output
+            setting.name, number, self._name, kind, setting.alike, base, output
         )
         if self._text is not None and config.max_length > self._exported.max_length:
             raise ConfigError(

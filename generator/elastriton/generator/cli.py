@@ -37,6 +37,13 @@ def main() -> None:
         raise SystemExit(1) from None
 
 
+def _make_folders(*files: Path | None) -> None:
+    """So that what takes minutes does not fail at its end."""
+    for file in files:
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+
+
 def _end(number: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
@@ -85,6 +92,7 @@ def tune(
 
     settings = load_config(config)
     file = prompts_file(task, settings, config.parent, output)
+    _make_folders(file, json_file)
     training = Training(epochs=epochs, minutes=minutes, learning_rate=learning_rate, seed=settings.seed)
     with steps("tune") as advance:
         result = run(
@@ -114,10 +122,10 @@ def plan(config: ConfigPath = Path("elastriton.yaml"), build: Build = Path("buil
 @app.command()
 def generate(repository: Repository, build: Build = Path("build")) -> None:
     """Write the model repository of BUILD/plan.json; an earlier one is replaced only by a complete new one."""
-    from elastriton.core.plan import PLAN_FILE, load_plan
+    from elastriton.generator.goals import planned
     from elastriton.generator.repository import generate as write
 
-    models = write(load_plan(build / PLAN_FILE), build, repository)
+    models = write(planned(build), build, repository)
     typer.echo(f"wrote {len(models)} models to {repository}: {', '.join(models)}")
 
 
@@ -183,10 +191,13 @@ def replay(
     from elastriton.generator.loads import make_load
     from elastriton.generator.replay import draw, labelled_samples, summarise
     from elastriton.generator.replay import replay as run
-    from elastriton.generator.report import draw_report, load, save
+    from elastriton.generator.report import check_kind, draw_report, load_all, save
     from elastriton.generator.show import show_replay
 
-    earlier = {path.stem: load(path) for path in against or ()}
+    _make_folders(json_file, report)
+    if report is not None:
+        check_kind(report)
+    earlier = load_all(against or ())
     samples = labelled_samples(load_config(config), config.parent, task or ())
     arrivals = make_load(trace, requests, rate, seed)
     sent = asyncio.run(run(url, arrivals, draw(samples, len(arrivals.arrivals_s), seed)))
@@ -207,6 +218,7 @@ def demo(
     """Prepare, profile, plan, generate, serve and query real models over HTTP and gRPC; print what came out."""
     from elastriton.generator.demo import run
 
+    _make_folders(json_file)
     run(directory, build, json_file)
 
 

@@ -22,7 +22,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class EncoderConfig(_Strict):
@@ -41,7 +41,7 @@ class EncoderConfig(_Strict):
     instances: Annotated[int, Field(ge=1, le=64)] = 1
     levels: tuple[int, ...] = (0,)
     schedule: Literal["constant", "search"] = "constant"
-    batches: tuple[Count, ...] = (1, 2, 4, 8, 16, 32)
+    batches: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 4, 8, 16, 32)
     max_length: Annotated[int, Field(ge=2, le=512)] = 128
     lengths: tuple[Annotated[int, Field(ge=2)], ...] = (16, 32, 64, 128)
 
@@ -64,7 +64,7 @@ class EncoderConfig(_Strict):
 
 
 class DataConfig(_Strict):
-    """Labelled samples: the first `samples` of a file or folder (generator/data.py says which kinds)."""
+    """Labelled data: `samples` of a file or folder, drawn at random (generator/data.py says which kinds)."""
 
     path: str
     samples: Count = 2000
@@ -141,7 +141,7 @@ class Config(_Strict):
     version: Literal[1]
     encoders: Annotated[dict[Name, EncoderConfig], Field(min_length=1)]
     tasks: Annotated[dict[Name, TaskConfig], Field(min_length=1)]
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     policy: str = "joint"
     max_queue: Count = 1024
     overhead_ms: Annotated[float, Field(ge=0)] = 3.0
@@ -173,12 +173,27 @@ def _check_cascade(name: str, kind: str, task: TaskConfig, cascade: CascadeConfi
         raise ValueError(f"task {name} is a regression; audit and score need classes")
 
 
+class _Loader(yaml.SafeLoader):
+    """Of two equal keys YAML's own loader keeps the second in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Raises YAMLError where a key is given twice."""
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load_config(path: Path) -> Config:
     """Read elastriton.yaml. Raises ConfigError with one line for each thing that is wrong."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist; pass the configuration with --config") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from None
     try:

@@ -3,7 +3,10 @@
 .npz           arrays jpeg (uint8), off (offsets), y (class numbers), label_names
 folder         <class name>/<any>.jpg|.jpeg|.png, as torchvision's ImageFolder
 .json          {"items": [[text, label], …]}; the text of a pair is itself a list of two
-.csv, .tsv     a header with text, (text_pair,) label
+.csv, .tsv     a header with text, (text_pair,) label; quotes mean something in .csv alone
+
+Files may be sorted, by class or by source, and parts of them then stand for nothing: `load_data` gives every file's
+samples in a random order, always the same.
 """
 
 from __future__ import annotations
@@ -11,33 +14,84 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar, overload
 
 import numpy as np
 
 from elastriton.core.errors import ConfigError
 
+T = TypeVar("T")
+
+
+class _Commas(csv.excel):
+    strict = True
+
+
+class _Tabs(csv.excel_tab):
+    quoting = csv.QUOTE_NONE
+
+
+class Files(Sequence[bytes]):
+    """The contents of files, each read when it is asked for."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Files: ...
+
+    def __getitem__(self, index: int | slice) -> bytes | Files:
+        return Files(self._paths[index]) if isinstance(index, slice) else self._paths[index].read_bytes()
+
+    def taken(self, order: Sequence[int]) -> Files:
+        """The files in another order."""
+        return Files([self._paths[i] for i in order])
+
 
 @dataclass(frozen=True)
 class Labelled:
-    """Samples and the name of the right label of each; an image is its bytes, a text a tuple of one or two strings."""
+    """Samples and the name of the right label of each; an image is its bytes, a text a tuple of one or two strings.
 
-    images: tuple[bytes, ...]
+    `names` say where each is found: a file, or its number from 1 up in the file.
+    """
+
+    images: Sequence[bytes]
     texts: tuple[tuple[str, ...], ...]
     labels: tuple[str, ...]
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def part(self, start: int, stop: int | None = None) -> Labelled:
         """The samples from `start` up to `stop`."""
-        return Labelled(self.images[start:stop], self.texts[start:stop], self.labels[start:stop])
+        cut = slice(start, stop)
+        return Labelled(self.images[cut], self.texts[cut], self.labels[cut], self.names[cut])
 
 
 def load_data(path: Path) -> Labelled:
-    """Read labelled data. Raises ConfigError where the path is missing or of no known kind."""
+    """The samples of `path` in a random order. Raises ConfigError as `read_data` does."""
+    data = read_data(path)
+    order = np.random.default_rng(0).permutation(len(data)).tolist()
+    images = data.images.taken(order) if isinstance(data.images, Files) else _taken(data.images, order)
+    return Labelled(images, _taken(data.texts, order), _taken(data.labels, order), _taken(data.names, order))
+
+
+def read_data(path: Path) -> Labelled:
+    """The samples of `path` in the order of the file; of a folder, by name, each image read when it is asked for.
+
+    Raises ConfigError where the path is missing, of no known kind, or malformed.
+    """
     if not path.exists():
         raise ConfigError(f"data {path} does not exist")
     if path.is_dir():
@@ -47,7 +101,7 @@ def load_data(path: Path) -> Labelled:
         raise ConfigError(f"data {path} is of no known kind; use a folder of class folders or {', '.join(readers)}")
     try:
         return readers[path.suffix](path)
-    except (KeyError, ValueError, IndexError, TypeError) as error:
+    except (KeyError, ValueError, IndexError, TypeError, OSError, EOFError, csv.Error, zipfile.BadZipFile) as error:
         raise ConfigError(f"data {path} is malformed: {type(error).__name__}: {error}") from None
 
 
@@ -77,25 +131,42 @@ def _npz(path: Path) -> Labelled:
         names, numbers, offsets = arrays["label_names"], arrays["y"], arrays["off"]
         blob = arrays["jpeg"].tobytes()
     images = tuple(blob[start:stop] for start, stop in itertools.pairwise(offsets))
-    return Labelled(images, (), tuple(str(names[number]) for number in numbers))
+    return _numbered("image", images, (), tuple(str(names[number]) for number in numbers))
 
 
 def _image_folder(path: Path) -> Labelled:
     files = sorted(file for file in path.glob("*/*") if file.suffix.lower() in {".jpg", ".jpeg", ".png"})
     if not files:
         raise ConfigError(f"data folder {path} has no <class>/<image>.jpg or .png")
-    np.random.default_rng(0).shuffle(files)  # type: ignore[arg-type]  # so that the first n hold every class
-    return Labelled(tuple(file.read_bytes() for file in files), (), tuple(file.parent.name for file in files))
+    return Labelled(Files(files), (), tuple(file.parent.name for file in files), tuple(map(str, files)))
 
 
 def _json(path: Path) -> Labelled:
     items = json.loads(path.read_text(encoding="utf-8"))["items"]
     texts = tuple((text,) if isinstance(text, str) else tuple(text) for text, _ in items)
-    return Labelled((), texts, tuple(str(label) for _, label in items))
+    for number, parts in enumerate(texts, 1):
+        if not all(isinstance(part, str) for part in parts):
+            raise ValueError(f"item {number} is neither a text nor a list of two")
+    return _numbered("item", (), texts, tuple(str(label) for _, label in items))
 
 
 def _table(path: Path) -> Labelled:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+        rows = list(csv.DictReader(file, dialect=_Tabs if path.suffix == ".tsv" else _Commas))
+    for number, row in enumerate(rows, 1):
+        if None in row or None in row.values():
+            raise ValueError(f"row {number} has not as many fields as the header")
     texts = tuple((row["text"], row["text_pair"]) if "text_pair" in row else (row["text"],) for row in rows)
-    return Labelled((), texts, tuple(row["label"] for row in rows))
+    return _numbered("row", (), texts, tuple(row["label"] for row in rows))
+
+
+def _numbered(
+    what: str, images: tuple[bytes, ...], texts: tuple[tuple[str, ...], ...], labels: tuple[str, ...]
+) -> Labelled:
+    if len(labels) != len(images or texts):
+        raise ValueError(f"{len(labels)} labels for {len(images or texts)} samples")
+    return Labelled(images, texts, labels, tuple(f"{what} {number}" for number in range(1, len(labels) + 1)))
+
+
+def _taken(values: Sequence[T], order: Sequence[int]) -> tuple[T, ...]:
+    return tuple(values[i] for i in order) if values else ()

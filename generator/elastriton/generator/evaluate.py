@@ -5,7 +5,7 @@ The first samples fit temperatures; accuracies come from the others alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from elastriton.runtime.executor import Arrays, ElasticExecutor, Floats
 from elastriton.runtime.images import decode_image
 from elastriton.runtime.texts import Encoding, TextTokenizer, pad
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -59,7 +60,7 @@ def image_batches(task: str, data: Labelled, image: ImageSpec) -> tuple[Collate,
 def image_pixels(task: str, data: Labelled, image: ImageSpec) -> list[NDArray[np.uint8]]:
     """The images as the encoder takes them, uint8 [height, width, 3]. Raises ConfigError for one that is none."""
     plan = DecoderPlan(task, image)
-    return [_check(decode_image, number, encoded, plan) for number, encoded in enumerate(data.images)]
+    return _all_read(lambda encoded: decode_image(encoded, plan), data.images, data.names)
 
 
 def text_batches(data: Labelled, tokenizer_folder: Path, max_length: int, inputs: int) -> tuple[Collate, Sequence[int]]:
@@ -71,7 +72,7 @@ def text_batches(data: Labelled, tokenizer_folder: Path, max_length: int, inputs
 
 def text_encodings(data: Labelled, tokenizer: TextTokenizer) -> list[Encoding]:
     """The texts as the encoder takes them. Raises ConfigError for one that it cannot read."""
-    return [_check(tokenizer.encode, number, parts) for number, parts in enumerate(data.texts)]
+    return _all_read(tokenizer.encode, data.texts, data.names)
 
 
 def evaluate(
@@ -84,8 +85,6 @@ def evaluate(
 ) -> Evaluation:
     """Run the data of a task at every level that the task has; the first `n_fit` samples are for fitting."""
     collate, order = batches
-    if len(order) == 0:
-        raise ConfigError(f"task {task}: the data holds no samples of this kind")
     logits = {}
     for gamma, level in executor.levels.items():
         if executor.heads[task].has_prompts(level.prompts):
@@ -94,8 +93,13 @@ def evaluate(
     return Evaluation(logits, numbers, n_fit)
 
 
-def _check(read: Callable[..., T], number: int, *arguments: object) -> T:
-    try:
-        return read(*arguments)
-    except InvalidInput as error:
-        raise ConfigError(f"sample {number} of the data cannot be used: {error}") from None
+def _all_read(read: Callable[[S], T], samples: Iterable[S], names: Sequence[str]) -> list[T]:
+    done, wrong = [], []
+    for name, sample in zip(names, samples, strict=True):
+        try:
+            done.append(read(sample))
+        except InvalidInput as error:
+            wrong.append(f"{name}: {error}")
+    if wrong:
+        raise ConfigError(f"{len(wrong)} of the {len(names)} samples cannot be used, e.g. {wrong[0]}")
+    return done

@@ -7,6 +7,7 @@ says, and a shape's bursts keep their form. Of a recording, each seed takes anot
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,6 +23,7 @@ Floats = NDArray[np.float64]
 BURST, BURST_SHARE, BURST_REQUESTS = 2.5, 0.25, 250.0
 STEP = (0.5, 2.0, 0.5)
 SWING, PERIODS = 0.8, 3.0
+_MORE_DIGITS = re.compile(r"(?<=\.\d{6})\d+")  # of a second than Python reads
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,9 @@ def _recorded(file: Path) -> Floats:
     if not file.is_file():
         raise ConfigError(f"trace {file} is none of {', '.join(SYNTHETIC)}, and no file")
     try:
-        with file.open(newline="") as lines:
-            stamps = [datetime.fromisoformat(row["TIMESTAMP"][:26]) for row in csv.DictReader(lines)]
-    except (KeyError, TypeError, ValueError) as error:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            stamps = [datetime.fromisoformat(_MORE_DIGITS.sub("", row["TIMESTAMP"])) for row in csv.DictReader(lines)]
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise ConfigError(f"trace {file} is no .csv with a column TIMESTAMP: {type(error).__name__}: {error}") from None
     if len(set(stamps)) < 2:
         raise ConfigError(f"trace {file} has {len(set(stamps))} different times; it needs two at least")

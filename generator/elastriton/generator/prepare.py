@@ -8,8 +8,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +24,15 @@ from elastriton.core.profile import Artifact, ImageSpec, TextSpec, digest
 from elastriton.generator.config import Config, EncoderConfig, TaskConfig, resolve
 from elastriton.generator.export import export_text, export_vision
 from elastriton.generator.lora import whole_model
+from elastriton.generator.machine import this_machine
 from elastriton.generator.measure import Advance
 from elastriton.generator.trials import searched
 from elastriton.runtime.graphs import TOKENIZER_FILE, TORCH_FOLDER
 from elastriton.runtime.heads import Floats, TaskHead, save_head
 from elastriton.runtime.models import Head, TextModel, VisionModel, load_text, load_vision
 from elastriton.runtime.torch_encoder import default_precision, serving_device
+
+Labels = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class PreparedEncoder:
     labels: dict[str, tuple[str, ...]]
     tokenizer: Artifact | None
     device: str = "cpu"
+    own_labels: tuple[str, ...] = ()
+    """Of the model's own head, in its words; a task may have others for them."""
 
 
 def prepare_encoder(name: str, config: Config, base: Path, artifacts: Path, advance: Advance) -> PreparedEncoder:
@@ -93,7 +98,7 @@ def _prepare(
         max_batch=max(encoder.batches),
         image=model.image if isinstance(model, VisionModel) else None,
         instances=encoder.instances,
-        threads=max(1, (os.cpu_count() or 1) // encoder.instances) if encoder.instances > 1 else 0,
+        threads=max(1, this_machine().cores // encoder.instances) if encoder.instances > 1 else 0,
         text=_text(encoder, model) if isinstance(model, TextModel) else None,
         precision=encoder.precision or default_precision(device),
         lengths=tuple(sorted(n for n in encoder.lengths if n <= encoder.max_length)) if encoder.kind == "text" else (),
@@ -104,7 +109,7 @@ def _prepare(
         save_tokenizer(source, artifacts / f"{name}_tokenizer")
         tokenizer = _artifact(artifacts / f"{name}_tokenizer", artifacts)
     labels = {task_name: labels for task_name, (_, labels) in heads.items()}
-    return PreparedEncoder(plan, tokens, labels, tokenizer, device)
+    return PreparedEncoder(plan, tokens, labels, tokenizer, device, model.head.labels if model.head else ())
 
 
 @dataclass(frozen=True)
@@ -117,15 +122,27 @@ class PreparedSmall:
 
 
 def prepare_small(
-    task_name: str, number: int, model: str, kind: Kind, labels: tuple[str, ...], base: Path, artifacts: Path
+    task_name: str,
+    number: int,
+    model: str,
+    kind: Kind,
+    alike: Collection[Labels],
+    base: Path,
+    artifacts: Path,
 ) -> PreparedSmall:
-    """Load and export a small model of a cascade. Raises ConfigError where its labels are not the task's."""
+    """Load and export a small model of a cascade. Raises ConfigError where its labels are none of `alike`.
+
+    These are the task's, in its words and in the large model's; the empty ones of a regression allow one output.
+    """
     folder = _fresh(artifacts / f"{task_name}_small{number}")
     with whole_model(resolve(model, base)) as source:
         small = load_vision(source) if kind == "vision" else load_text(source)
-        if small.head is None or (labels and small.head.labels != labels) or (not labels and len(small.head.bias) != 1):
+        if small.head is None:
+            raise ConfigError(f"small model {model} of task {task_name} has no head of its own")
+        if not (len(small.head.bias) == 1 if () in alike else small.head.labels in alike):
             raise ConfigError(
-                f"small model {model} of task {task_name} has other labels than the large one, or another order"
+                f"small model {model} of task {task_name} has other labels than the large one, or another order: "
+                f"{', '.join(small.head.labels[:5])}, …"
             )
         if isinstance(small, VisionModel):
             export_vision(small.encoder, (TokenLevel(0),), (small.image.height, small.image.width), 1, folder)
@@ -148,6 +165,8 @@ def task_head(name: str, task: TaskConfig, own: Head | None, base: Path) -> tupl
     else:
         raise ConfigError(f"task {name}: the model has no head of its own; give the task a `head` file")
     classes = 0 if task.objective == "regression" else len(labels)
+    if task.objective == "classification" and len(bias) < 2:
+        raise ConfigError(f"task {name}: the head has {len(bias)} output(s); is this an `objective: regression`?")
     if len(bias) != max(classes, 1):
         raise ConfigError(f"task {name}: the head has {len(bias)} outputs for {classes} labels; give the task `labels`")
     prompts: Floats | None = None
@@ -185,9 +204,14 @@ def save_tokenizer(source: str, folder: Path) -> None:
     from transformers import AutoTokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except Exception as error:  # whatever a library says of a broken file
+        raise ConfigError(f"the tokenizer of model {source} cannot be loaded: {error}") from error
     if not tokenizer.is_fast:
         raise ConfigError(f"model {source} has no fast tokenizer (tokenizer.json); convert it with transformers first")
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes one without words where there is no file
+        raise ConfigError(f"model {source} has no tokenizer; save it beside the model (tokenizer.save_pretrained)")
     tokenizer.backend_tokenizer.save(str(folder / TOKENIZER_FILE))
 
 

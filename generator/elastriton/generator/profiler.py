@@ -1,17 +1,15 @@
 """Measure everything a plan needs: `elastriton profile`.
 
-elastriton.yaml ─► prepare.py (export) ─► measure.py, evaluate.py ─► core.profile.Profile ─► <output>/profile.json
+elastriton.yaml ─► samples.py ─► prepare.py (export) ─► measure.py, evaluate.py ─► Profile ─► <output>/profile.json
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import NDArray
 
 from elastriton.core.errors import ConfigError
 from elastriton.core.latency import Cell
@@ -20,12 +18,14 @@ from elastriton.core.profile import PROFILE_FILE, VERSION, EncoderProfile, Profi
 from elastriton.core.records import dumps
 from elastriton.generator.candidates import CascadeTask
 from elastriton.generator.cascades import measure_cascade
-from elastriton.generator.config import Config
-from elastriton.generator.data import Labelled, label_numbers, load_data, values
+from elastriton.generator.config import Config, TaskConfig, resolve
+from elastriton.generator.data import Labelled
 from elastriton.generator.evaluate import Collate, evaluate, image_batches, text_batches
+from elastriton.generator.goals import configured
 from elastriton.generator.machine import this_machine
 from elastriton.generator.measure import Advance, decoding_ms, latency
 from elastriton.generator.prepare import PreparedEncoder, prepare_encoder
+from elastriton.generator.samples import all_data, truth
 from elastriton.runtime.executor import ElasticExecutor, graph_buckets, load_executor
 
 
@@ -35,10 +35,17 @@ def profile(config: Config, base: Path, output: Path, *, budget_s: float, advanc
     `base` is the folder that the configuration's paths start from, `budget_s` the time to spend on each cell of a
     latency table (at least 15 runs are made). Raises ConfigError where models, heads or data do not fit together.
     """
+    _check_sources(config, base, output)
+    data = all_data(config, base)
     encoders: dict[str, EncoderProfile] = {}
     tasks: dict[str, TaskProfile] = {}
     for name, encoder in config.encoders.items():
         prepared = prepare_encoder(name, config, base, output, advance)
+        measurements = [
+            _TaskMeasurement(task_name, task, prepared, data.get(task_name), output)
+            for task_name, task in config.tasks.items()
+            if task.encoder == name
+        ]
         executor = load_executor(prepared.plan, output, prepared.device)
         lengths = prepared.plan.lengths or (prepared.tokens,)
         buckets = graph_buckets(prepared.plan, prepared.device)
@@ -46,10 +53,8 @@ def profile(config: Config, base: Path, output: Path, *, budget_s: float, advanc
         any_task = max(executor.heads, key=lambda task: executor.heads[task].prompt_count())
         cells = latency(executor, any_task, prepared.plan.image, lengths, batches, budget_s=budget_s, advance=advance)
         encoders[name] = _encoder(encoder.model, prepared, cells)
-        for task_name, task in config.tasks.items():
-            if task.encoder == name:
-                measure = _TaskMeasurement(task_name, config, prepared, executor, cells, base, output)
-                tasks[task_name] = measure.run(budget_s, advance)
+        for measurement in measurements:
+            tasks[measurement.name] = measurement.run(executor, cells, base, budget_s, advance)
     result = Profile(
         version=VERSION,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -57,6 +62,7 @@ def profile(config: Config, base: Path, output: Path, *, budget_s: float, advanc
         machine=this_machine(),
         encoders=encoders,
         tasks=tasks,
+        configured=configured(config),
     )
     (output / PROFILE_FILE).write_text(dumps(result), encoding="utf-8")
     return result
@@ -66,39 +72,34 @@ class _TaskMeasurement:
     """What is measured of one task: accuracy by level, temperature, and its cascade."""
 
     def __init__(
-        self,
-        name: str,
-        config: Config,
-        prepared: PreparedEncoder,
-        executor: ElasticExecutor,
-        cells: tuple[Cell, ...],
-        base: Path,
-        output: Path,
+        self, name: str, task: TaskConfig, prepared: PreparedEncoder, data: Labelled | None, output: Path
     ) -> None:
-        self.name, self.task, self.prepared, self.executor = name, config.tasks[name], prepared, executor
-        self.cells = cells
-        self.base, self.output = base, output
-        self.labels = prepared.labels[name]
+        """Look at the labels and read the texts. Raises ConfigError where they are not the model's, or too long."""
+        self.name, self._task, self._prepared, self._data, self._output = name, task, prepared, data, output
+        self._labels = prepared.labels[name]
+        if data is not None:
+            self._truth = truth(data, task, self._labels)
+            self._batches = self._read(data)
 
-    def run(self, budget_s: float, advance: Advance) -> TaskProfile:
-        task = self.task
+    def run(
+        self, executor: ElasticExecutor, cells: tuple[Cell, ...], base: Path, budget_s: float, advance: Advance
+    ) -> TaskProfile:
+        task, data, image = self._task, self._data, self._prepared.plan.image
         result = TaskProfile(
             encoder=task.encoder,
             objective=task.objective,
-            labels=self.labels,
-            head=self.prepared.plan.heads[self.name],
+            labels=self._labels,
+            head=self._prepared.plan.heads[self.name],
             inputs=task.inputs,
             temperature=1.0,
             n_fit=0,
         )
-        if task.data is None:
+        if data is None or task.data is None:
             return result
-        data = load_data(self.base / task.data.path).part(0, task.data.samples)
-        truth: NDArray[Any] = values(data) if task.objective == "regression" else label_numbers(data, self.labels)
         n_fit = task.data.n_fit(len(data))
-        evaluation = evaluate(self.executor, self.name, self._batches(data), truth, n_fit, advance)
+        evaluation = evaluate(executor, self.name, self._batches(), self._truth, n_fit, advance)
         result = replace(result, n_fit=n_fit)
-        if (image := self.prepared.plan.image) is not None:
+        if image is not None:
             result = replace(result, decode_ms=decoding_ms(data.images, DecoderPlan(self.name, image)))
         if task.objective == "classification":
             temperature, accuracy = evaluation.temperature(), evaluation.accuracies()
@@ -106,17 +107,35 @@ class _TaskMeasurement:
         if task.cascade is None:
             return result
         plain = evaluation.logits[0]
-        setting = CascadeTask(self.name, task, self.prepared, self.executor, data, truth, n_fit, self.cells, plain)
-        cascade = measure_cascade(setting, task.cascade, self.base, self.output, budget_s=budget_s, advance=advance)
+        setting = CascadeTask(self.name, task, self._prepared, executor, data, self._truth, n_fit, cells, plain)
+        cascade = measure_cascade(setting, task.cascade, base, self._output, budget_s=budget_s, advance=advance)
         return replace(result, cascade=cascade)
 
-    def _batches(self, data: Labelled) -> tuple[Collate, Sequence[int]]:
-        plan, tokenizer = self.prepared.plan, self.prepared.tokenizer
+    def _read(self, data: Labelled) -> Callable[[], tuple[Collate, Sequence[int]]]:
+        """How to make batches, when it is time: images are decoded then, as they take memory, texts are read now."""
+        plan, tokenizer = self._prepared.plan, self._prepared.tokenizer
         if plan.image is not None:
-            return image_batches(self.name, data, plan.image)
+            return partial(image_batches, self.name, data, plan.image)
         if tokenizer is None or plan.text is None:
-            raise ConfigError(f"encoder {self.task.encoder} reads neither images nor texts")
-        return text_batches(data, self.output / tokenizer.path, plan.text.max_length, self.task.inputs)
+            raise ConfigError(f"encoder {self._task.encoder} reads neither images nor texts")
+        batches = text_batches(data, self._output / tokenizer.path, plan.text.max_length, self._task.inputs)
+        return lambda: batches
+
+
+def _check_sources(config: Config, base: Path, output: Path) -> None:
+    """Raises ConfigError where a model's folder is missing, or one lies where artifacts go, which are written anew."""
+    names = [
+        *(f"{name}{what}" for name in config.encoders for what in ("", "_tokenizer")),
+        *(f"{name}_{what}" for name in config.tasks for what in ("head", "small0", "small1", "small2", "cascade")),
+    ]
+    small = (model for task in config.tasks.values() if task.cascade for model in task.cascade.models)
+    models = [resolve(model, base) for model in (*(one.model for one in config.encoders.values()), *small)]
+    files = [name for task in config.tasks.values() for name in (task.head, task.prompts) if name]
+    files += [task.data.path for task in config.tasks.values() if task.data]
+    for source in (*map(Path, models), *(base / file for file in files)):  # an id is no path, and none lies there
+        for name in names:
+            if source.resolve().is_relative_to((output / name).resolve()):
+                raise ConfigError(f"{source} lies where `profile` writes, in {output / name}; pass another --build")
 
 
 def _encoder(model: str, prepared: PreparedEncoder, cells: tuple[Cell, ...]) -> EncoderProfile:

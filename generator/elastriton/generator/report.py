@@ -15,6 +15,7 @@ from elastriton.core.errors import ConfigError
 from elastriton.generator.replay import Sent, summarise
 
 BINS = 60
+KINDS = (".png", ".svg", ".pdf")
 
 
 def save(path: Path, sent: Sequence[Sent], setting: Mapping[str, Any]) -> None:
@@ -29,6 +30,18 @@ def load(path: Path) -> list[Sent]:
         return [Sent(**one) for one in json.loads(path.read_text(encoding="utf-8"))["requests"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is no replay written by --json: {type(error).__name__}: {error}") from None
+
+
+def load_all(paths: Sequence[Path]) -> dict[str, list[Sent]]:
+    """Saved replays by the names of their files; by their paths, where several have one name."""
+    stems = [path.stem for path in paths]
+    return {path.stem if stems.count(path.stem) == 1 else str(path): load(path) for path in paths}
+
+
+def check_kind(path: Path) -> None:
+    """Raises ConfigError where `draw_report` cannot draw a file of this name."""
+    if path.suffix not in KINDS:
+        raise ConfigError(f"{path} is of no known kind; draw one of {', '.join(KINDS)}")
 
 
 def draw_report(path: Path, replays: Mapping[str, Sequence[Sent]]) -> None:

@@ -59,6 +59,7 @@ def generate(plan: Plan, artifact_folder: Path, repository: Path) -> list[str]:
     or where `repository` is a folder that elastriton did not write.
     """
     files = texts(plan)
+    repository = repository.resolve()
     if repository.exists() and not (repository / MARKER).exists() and any(repository.iterdir()):
         raise ConfigError(f"{repository} holds files that elastriton did not write; choose another folder or empty it")
     repository.parent.mkdir(parents=True, exist_ok=True)

@@ -6,13 +6,16 @@ A promise holds only where the certify split had no say in what it certifies, so
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from elastriton.core.errors import ConfigError
+
+ORDER_SHARE = 0.2
+"""Of the samples behind the fit part; the others certify."""
 
 Item = str | bytes | tuple[str | bytes, ...]
 """What a model reads: a text, a pair of texts, or the bytes of an image. Not its label."""
@@ -38,6 +41,17 @@ def splits(n: int, n_fit: int, order_share: float, seed: int) -> Splits:
     if min(map(len, (parts.fit, parts.order, parts.certify))) == 0:
         raise ConfigError(f"{n} item(s), {n_fit} of them to fit, leave a split empty: give more labelled data")
     return parts
+
+
+def certified_splits(hashes: Sequence[str], n_fit: int, seed: int) -> tuple[Splits, dict[str, list[str]]]:
+    """The splits of items with these `item_hash`es, and the hashes of each by its name.
+
+    Raises ConfigError where a split would be empty, or two share an item.
+    """
+    parts = splits(len(hashes), n_fit, ORDER_SHARE, seed)
+    items = {name: [hashes[i] for i in part] for name, part in asdict(parts).items()}
+    check_disjoint(items)
+    return parts, items
 
 
 def item_hash(item: Item) -> str:

@@ -77,12 +77,14 @@ def load_vision(name: str) -> VisionModel:
 def load_text(name: str) -> TextModel:
     """Load a Hugging Face sequence-classification model by its id, or from a local folder.
 
-    Raises ConfigError where there is no such model, or it has no linear head.
+    Raises ConfigError where there is no such model, it has no linear head, or gives several labels at once.
     """
     from transformers import AutoModelForSequenceClassification
 
     loader = AutoModelForSequenceClassification.from_pretrained
     model: Any = _try(lambda: loader(name, dtype=torch.float32, attn_implementation="eager"), name)
+    if model.config.problem_type == "multi_label_classification":
+        raise ConfigError(f"{name} gives each text several labels; elastriton serves models that choose one")
     labels = tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels))
     encoder = TextEncoder(model)
     head = Head(encoder.head_weight.numpy(), encoder.head_bias.numpy(), labels)

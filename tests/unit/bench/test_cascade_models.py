@@ -8,7 +8,7 @@ from cascade_data import TASKS, Item, Task, load_task, read_items, split, write_
 from cascade_figures import figures
 
 from elastriton.core.errors import ConfigError
-from elastriton.generator.data import load_data
+from elastriton.generator.data import read_data
 
 MRPC = (
     "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
@@ -18,7 +18,7 @@ MRPC = (
 
 
 def items_of(path: Path) -> list[Item]:
-    data = load_data(path)
+    data = read_data(path)
     return list(zip(data.texts, data.labels, strict=True))
 
 
@@ -65,17 +65,17 @@ def test_a_csv_is_quoted(tmp_path: Path) -> None:
 )
 def test_a_text_reads_back_as_it_was_written(tmp_path: Path, text: str) -> None:
     single, pairs = [((text,), "yes"), (("plain",), "no")], [(("plain", text), "3.800"), ((text, "plain"), "0.000")]
-    write_table(tmp_path / "data/single.tsv", single)
-    write_table(tmp_path / "data/pairs.tsv", pairs)
-    assert items_of(tmp_path / "data/single.tsv") == single
-    assert items_of(tmp_path / "data/pairs.tsv") == pairs
-    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["pairs.tsv", "single.tsv"]
+    write_table(tmp_path / "data/single.csv", single)
+    write_table(tmp_path / "data/pairs.csv", pairs)
+    assert items_of(tmp_path / "data/single.csv") == single
+    assert items_of(tmp_path / "data/pairs.csv") == pairs
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["pairs.csv", "single.csv"]
 
 
 def test_what_does_not_read_back_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="does not read back"):
-        write_table(tmp_path / "ragged.tsv", [(("one",), "yes"), (("one", "two"), "yes")])
-    assert not (tmp_path / "ragged.tsv").exists()
+    with pytest.raises(ConfigError, match="row 2 has not as many fields"):
+        write_table(tmp_path / "ragged.csv", [(("one",), "yes"), (("one", "two"), "yes")])
+    assert not (tmp_path / "ragged.csv").exists()
 
 
 def test_the_pool_is_dev_and_a_part_of_train_without_duplicates() -> None:

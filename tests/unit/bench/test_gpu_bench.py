@@ -135,7 +135,7 @@ def test_the_served_configuration_is_valid_and_a_plan_can_be_held_to_one_level(t
         precision="bf16",
     )
     task = TaskProfile("encoder", "classification", ("yes", "no"), Artifact("head", ""), 1, 1.0, 0)
-    measured = Profile(1, "", 0, Machine("", 1, 1.0, None, "", {}), {"encoder": encoder}, {"task": task})
+    measured = Profile(1, "", 0, Machine("", 1, 1.0, None, "", {}), {"encoder": encoder}, {"task": task}, {})
     plan = only(make_plan(measured, "", goals(config)), measured, -4)
     [executor], [scheduler] = plan.executors.values(), plan.schedulers.values()
     assert (executor.precision, executor.runtime) == ("bf16", "torch")

@@ -28,8 +28,10 @@ def sample(seed: int, temperature: float, n: int = 400, classes: int = 5) -> tup
 
 
 def loss(logits: FloatArray, labels: IntArray, temperature: float) -> float:
+    """Of the labels, 1 / (n + 1) of each spread over all classes."""
     scaled = log_softmax(logits.astype(np.float64) / temperature, axis=-1)
-    return float(-scaled[np.arange(len(labels)), labels].mean())
+    n = len(labels)
+    return float(-(n * scaled[np.arange(n), labels].mean() + scaled.mean()) / (n + 1))
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
@@ -141,7 +143,14 @@ def test_the_argmax_is_the_same_at_every_temperature() -> None:
         np.testing.assert_array_equal(softmax(logits, temperature).argmax(-1), logits.argmax(-1))
 
 
-def test_always_right_is_as_sharp_and_always_wrong_as_flat_as_allowed() -> None:
+def test_samples_that_are_all_right_make_no_answer_certain() -> None:
+    logits = np.array(30 * [[1.2, 0.9, -1.0]])
+    temperature = fit_temperature(logits, np.zeros(30, int))
+    assert softmax(logits, temperature)[0, 0] == pytest.approx(1.0 - 2 / 3 / 31, abs=0.02), "1 / 31 over three classes"
+    many = fit_temperature(np.repeat(logits, 100, axis=0), np.zeros(3000, int))
+    assert many < temperature, "the more samples, the surer"
+
+
+def test_always_wrong_is_as_flat_as_allowed() -> None:
     logits, _ = sample(4, 1.0, classes=2)
-    assert fit_temperature(logits, logits.argmax(-1)) == pytest.approx(np.exp(-5.0), rel=1e-6)
     assert fit_temperature(logits, logits.argmin(-1)) == pytest.approx(np.exp(5.0), rel=1e-6)

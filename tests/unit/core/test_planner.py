@@ -228,7 +228,7 @@ def test_a_task_on_an_encoder_that_the_profile_lacks_is_refused(profile: Profile
 def test_the_executor_is_told_the_precision_and_the_lengths_that_were_measured() -> None:
     images = replace(encoder({0: (9, 50)}), runtime="torch", precision="bf16")
     cells = tuple(replace(cell, length=length) for length in (32, 16) for cell in images.latency)
-    profile = Profile(1, "", 0, Machine("", 1, 1.0, None, "", {}), {"e": images}, {"t": task(p0=90)})
+    profile = Profile(1, "", 0, Machine("", 1, 1.0, None, "", {}), {"e": images}, {"t": task(p0=90)}, {})
     texts = replace(images, kind="text", latency=cells, text=TextSpec(32), tokenizer=NOWHERE)
     for one, lengths in ((images, ()), (texts, (16, 32))):
         plan = make_plan(replace(profile, encoders={"e": one}), "", Goals({"t": TaskGoal(100.0)}))

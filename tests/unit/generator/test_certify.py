@@ -15,7 +15,7 @@ from elastriton.core.promise import CascadeChoice
 from elastriton.generator import certify, search
 from elastriton.generator.certify import choose_cascade
 from elastriton.generator.config import AuditConfig, CascadeConfig
-from elastriton.generator.guarantee import upper_bound
+from elastriton.generator.guarantee import betting_p_value, upper_bound
 from elastriton.generator.search import Cascades, Setting, bound
 
 Make = Callable[..., Any]
@@ -162,3 +162,14 @@ def test_with_a_target_just_below_the_large_model_the_note_says_how_many_labels(
 def test_a_cascade_that_saves_no_time_is_not_served(synthetic: Make) -> None:
     note = large_only(choose(synthetic(1500, 0, small_ms=30.0), RELATIVE))
     assert "the cheapest certified cascade takes" in note
+
+
+def test_what_all_samples_speak_against_is_not_promised_for_a_lucky_start() -> None:
+    """The betting test is passed as soon as its wealth suffices, whatever comes behind."""
+    goal = certify.Goal(CascadeConfig(models=("m",), max_drop=0.01, delta=0.1), exact=True)
+    lucky = np.concatenate([np.full(60, -1.0), np.zeros(300), np.full(70, 1.0)])
+    large = np.zeros(len(lucky))
+    assert lucky.mean() > 0.01
+    assert betting_p_value(lucky, 0.01, 0.1) < 0.1
+    assert goal.p_value(lucky, large) == 1.0
+    assert goal.p_value(lucky[:-10], large[:-10]) < 0.1

@@ -66,6 +66,9 @@ def test_a_good_file_is_read_with_defaults(tmp_path: Path) -> None:
         ("tasks.pets.inputs", 2, "vision task"),
         ("encoders.idle", {"kind": "vision", "model": "x"}, "encoder idle has no task"),
         ("tasks.Pets!", {"encoder": "vit", "slo_ms": 1}, "pattern"),
+        ("tasks.pets.slo_ms", float("inf"), "finite"),
+        ("encoders.vit.batches", [], "at least 1 item"),
+        ("seed", -1, "greater than or equal to 0"),
         ("tasks.pets.objective", "ranking", "'classification' or 'regression'"),
     ],
 )
@@ -102,6 +105,12 @@ def test_no_file_and_no_yaml(tmp_path: Path) -> None:
         load_config(tmp_path / "nowhere.yaml")
     with pytest.raises(ConfigError, match="not YAML"):
         load_config(write(tmp_path, "a: [1"))
+    with pytest.raises(ConfigError, match="key 'seed' is given twice"):
+        load_config(write(tmp_path, "version: 1\nseed: 1\nseed: 2\n"))
+    (tmp_path / "latin.yaml").write_bytes("# caf\u00e9".encode("latin-1"))
+    for path in (tmp_path / "latin.yaml", tmp_path):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            load_config(path)
 
 
 def test_a_model_is_a_folder_or_an_id(tmp_path: Path) -> None:

@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 
 from elastriton.core.errors import ConfigError
-from elastriton.generator.data import label_numbers, load_data
+from elastriton.generator.data import label_numbers, load_data, read_data
 
 
 def test_npz(tmp_path: Path) -> None:
     blob = np.frombuffer(b"aabbb", np.uint8)
     names, off = np.array(["cat", "dog"]), np.array([0, 2, 5])
     np.savez(tmp_path / "d.npz", jpeg=blob, off=off, y=np.array([1, 0]), label_names=names)
-    data = load_data(tmp_path / "d.npz")
+    data = read_data(tmp_path / "d.npz")
     assert data.images == (b"aa", b"bbb")
     assert data.labels == ("dog", "cat")
     assert data.part(1).labels == ("cat",)
+    assert data.names == ("image 1", "image 2")
 
 
 def test_npz_with_pickled_objects_is_refused(tmp_path: Path) -> None:
@@ -28,6 +29,32 @@ def test_npz_with_pickled_objects_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", jpeg=evil, off=np.array([0]), y=np.array([0]), label_names=evil)
     with pytest.raises(ConfigError, match="malformed"):
         load_data(tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize("kind", ["d.npz", "d.json", "d.csv", "d.tsv"])
+def test_a_sorted_file_comes_in_a_random_order_that_is_always_the_same(tmp_path: Path, kind: str) -> None:
+    path, labels = tmp_path / kind, ["first"] * 50 + ["second"] * 50
+    if kind == "d.npz":
+        numbers = np.repeat([0, 1], 50)
+        blob, off = np.arange(100, dtype=np.uint8), np.arange(101)
+        np.savez(path, jpeg=blob, off=off, y=numbers, label_names=np.array(["first", "second"]))
+    elif kind == "d.json":
+        path.write_text(json.dumps({"items": [[f"text {i}", label] for i, label in enumerate(labels)]}))
+    else:
+        separator = "\t" if kind == "d.tsv" else ","
+        path.write_text(
+            "\n".join(separator.join(row) for row in [("text", "label"), *(("a b", one) for one in labels)])
+        )
+    data, again = load_data(path), load_data(path)
+    assert {label: data.part(0, 30).labels.count(label) > 5 for label in set(labels)} == {"first": True, "second": True}
+    assert (data.labels, data.texts, tuple(data.images)) == (again.labels, again.texts, tuple(again.images))
+    for image, text, label, name in zip(
+        data.images or 100 * [None], data.texts or 100 * [None], data.labels, data.names, strict=True
+    ):
+        number = int(name.split()[1]) - 1
+        assert label == labels[number]
+        assert image is None or image == bytes([number])
+        assert text is None or kind != "d.json" or text == (f"text {number}",)
 
 
 def test_image_folder_is_shuffled_but_always_alike(tmp_path: Path, make_jpeg: Any) -> None:
@@ -39,6 +66,22 @@ def test_image_folder_is_shuffled_but_always_alike(tmp_path: Path, make_jpeg: An
     assert len(data) == 20
     assert set(data.labels[:8]) == {"red", "blue"}
     assert load_data(tmp_path).labels == data.labels
+    for name, image, label in zip(data.names, data.images, data.labels, strict=True):
+        assert image == Path(name).read_bytes()
+        assert Path(name).parent.name == label
+
+
+def test_images_of_a_folder_are_read_when_they_are_used(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    for i in range(5):
+        (tmp_path / "cat" / f"{i}.png").write_bytes(bytes([i]))
+    some = load_data(tmp_path).part(1, 3)
+    for file in {*(tmp_path / "cat").iterdir()} - set(map(Path, some.names)):
+        file.unlink()
+    assert [len(image) for image in some.images] == [1, 1]
+    Path(some.names[1]).unlink()
+    with pytest.raises(FileNotFoundError):
+        list(some.images)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
@@ -47,14 +90,50 @@ def test_tables_of_texts_and_pairs(tmp_path: Path, suffix: str) -> None:
     rows = [["text", "text_pair", "label"], ["a b", "c", "yes"], ["d", "e", "no"]]
     path = tmp_path / f"d{suffix}"
     path.write_text("\ufeff" + "\n".join(separator.join(row) for row in rows), encoding="utf-8")
-    data = load_data(path)
+    data = read_data(path)
     assert data.texts == (("a b", "c"), ("d", "e"))
     assert data.labels == ("yes", "no")
 
 
 def test_json_of_texts(tmp_path: Path) -> None:
     (tmp_path / "d.json").write_text(json.dumps({"items": [["hi", "greet"], [["a", "b"], "pair"]]}))
-    assert load_data(tmp_path / "d.json").texts == (("hi",), ("a", "b"))
+    assert read_data(tmp_path / "d.json").texts == (("hi",), ("a", "b"))
+
+
+def test_quotes_mean_nothing_in_a_tsv_and_something_in_a_csv(tmp_path: Path) -> None:
+    (tmp_path / "d.tsv").write_text('text\tlabel\n"so it begins\tpos\nfine\tpos\na "great" one"\tneg\n')
+    assert read_data(tmp_path / "d.tsv").texts == (('"so it begins',), ("fine",), ('a "great" one"',))
+    (tmp_path / "d.csv").write_text('text,label\n"a, ""b""\nc",pos\n')
+    assert read_data(tmp_path / "d.csv").texts == (('a, "b"\nc',),)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("d.tsv", b"text\tlabel\na\tpos\nb\tc\tpos\n", "row 2 has not as many fields as the header"),
+        ("d.csv", b"text,label\na,pos\nb\n", "row 2 has not as many fields as the header"),
+        ("d.csv", b'text,label\n"a,pos\n' + 200_000 * b"x", "field larger than"),
+        ("d.csv", b'text,label\n"a" b,pos\n', "expected after"),
+        ("d.npz", b"", "No data left in file"),
+        ("d.npz", b"PK\x03\x04 cut off", "BadZipFile"),
+        ("d.json", b'{"items": [["a", "pos"], [3, "neg"]]}', "malformed"),
+        ("d.json", b'{"items": [["a", "pos"], [[3, 4], "neg"]]}', "item 2 is neither a text nor a list of two"),
+        ("d.json", b'{"items": [["a", "pos"], ["\xff", "neg"]]}', "UnicodeDecodeError"),
+    ],
+)
+def test_what_is_malformed_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        load_data(tmp_path / name)
+
+
+def test_as_many_labels_as_images(tmp_path: Path) -> None:
+    names = np.array(["cat"])
+    np.savez(
+        tmp_path / "d.npz", jpeg=np.zeros(3, np.uint8), off=np.array([0, 3]), y=np.array([0, 0]), label_names=names
+    )
+    with pytest.raises(ConfigError, match="2 labels for 1 samples"):
+        load_data(tmp_path / "d.npz")
 
 
 def test_labels_that_the_task_does_not_have(tmp_path: Path) -> None:

@@ -36,6 +36,13 @@ def test_mmpp_is_burstier_than_poisson() -> None:
     assert spread["mmpp"] > 5.0
 
 
+def test_times_may_have_an_offset_and_more_digits_than_python_reads(tmp_path: Path) -> None:
+    stamps = ["2023-11-16 18:15:46.5+00:00", "2023-11-16 18:15:47.6805901+00:00", "2023-11-16 18:15:48+00:00"]
+    (tmp_path / "trace.csv").write_text("\ufeffTIMESTAMP\n" + "\n".join(stamps), encoding="utf-8")
+    arrivals_s = make_load(str(tmp_path / "trace.csv"), 3, 1.0, seed=0).arrivals_s
+    assert arrivals_s / arrivals_s[-1] == pytest.approx([0.0, 1.18059 / 1.5, 1.0])
+
+
 def test_what_is_no_trace_is_named(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("when\n1\n")
     (tmp_path / "empty.csv").write_text("TIMESTAMP\n")

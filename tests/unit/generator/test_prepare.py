@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from safetensors.numpy import save_file
 
 from elastriton.core.errors import ConfigError
 from elastriton.generator.config import TaskConfig
-from elastriton.generator.prepare import task_head
+from elastriton.generator.prepare import prepare_small, save_tokenizer, task_head
 from elastriton.runtime.models import Head
 
 OWN = Head(np.zeros((2, 4), np.float32), np.zeros(2, np.float32), ("cat", "dog"))
@@ -44,3 +46,34 @@ def test_files_that_cannot_be_read_are_named(
         save_file({content: np.zeros(3, np.float32)}, file)
     with pytest.raises(ConfigError, match=rf"task t: {key}.*it\.safetensors {message}"):
         task_head("t", task(**{key: file.name}), OWN, tmp_path)
+
+
+def test_a_head_with_one_output_is_no_classification(tmp_path: Path) -> None:
+    score = Head(np.zeros((1, 4), np.float32), np.zeros(1, np.float32), ("LABEL_0",))
+    with pytest.raises(ConfigError, match=r"task t: the head has 1 output\(s\); is this an `objective: regression`"):
+        task_head("t", task(), score, tmp_path)
+    assert task_head("t", task(objective="regression"), score, tmp_path)[1] == ()
+
+
+def test_a_model_without_a_tokenizer_is_refused(tmp_path: Path, tiny_bert: Any) -> None:
+    """Transformers makes one without words for it, in silence."""
+    source = tiny_bert("with a tokenizer")
+    save_tokenizer(str(source), tmp_path / "saved")
+    shutil.copytree(source, tmp_path / "model")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "model" / file).unlink()
+    with pytest.raises(ConfigError, match="has no tokenizer; save it beside the model"):
+        save_tokenizer(str(tmp_path / "model"), tmp_path / "saved")
+    (tmp_path / "model/tokenizer.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"the tokenizer of model .* cannot be loaded"):
+        save_tokenizer(str(tmp_path / "model"), tmp_path / "saved")
+
+
+def test_a_small_model_has_the_labels_of_the_task_in_its_words_or_the_large_model_s(
+    tmp_path: Path, tiny_bert: Any
+) -> None:
+    small, own = str(tiny_bert("small of two")), ("greet", "leave", "order")
+    prepare_small("t", 0, small, "text", {("hello", "bye", "tea"), own}, tmp_path, tmp_path)
+    for alike in ({("hello", "bye", "tea")}, {("leave", "greet", "order")}, {()}):
+        with pytest.raises(ConfigError, match="other labels than the large one, or another order: greet, leave, order"):
+            prepare_small("t", 0, small, "text", alike, tmp_path, tmp_path)

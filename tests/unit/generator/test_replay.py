@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from elastriton.generator.replay import (
     replay,
     summarise,
 )
-from elastriton.generator.report import draw_report, load, save
+from elastriton.generator.report import check_kind, draw_report, load, load_all, save
 
 CAT = Sample("pets", b"a cat", None, "cat", slo_ms=20_000.0, utility=2.0)
 DOG = Sample("pets", b"a dog", None, "dog", slo_ms=20_000.0, utility=1.0)
@@ -208,3 +209,18 @@ def test_a_replay_is_saved_read_and_drawn(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"broken.json is no replay"):
         load(tmp_path / "broken.json")
+
+
+def test_replays_of_one_name_are_all_drawn(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "ours.json").write_text('{"requests": []}')
+    shutil.copy(tmp_path / "a/ours.json", tmp_path / "theirs.json")
+    paths = [tmp_path / "a/ours.json", tmp_path / "b/ours.json", tmp_path / "theirs.json"]
+    assert list(load_all(paths)) == [str(paths[0]), str(paths[1]), "theirs"]
+
+
+def test_a_picture_is_of_a_known_kind() -> None:
+    check_kind(Path("report.svg"))
+    with pytest.raises(ConfigError, match=r"report\.txt is of no known kind; draw one of \.png"):
+        check_kind(Path("report.txt"))

@@ -169,3 +169,13 @@ def test_no_repository_at_all(tmp_path: Path) -> None:
     assert "not a folder" in check(tmp_path / "gone")[0]
     assert "holds no models" in check(tmp_path)[0]
     assert module.MARKER.startswith("."), "Triton must not take the marker for a model"
+
+
+def test_a_repository_behind_a_link_is_replaced_there(tmp_path: Path, plan: Plan, tiny_build: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "repository").symlink_to(tmp_path / "disk")
+    for _ in range(2):
+        generate(plan, tiny_build, tmp_path / "repository")
+    assert (tmp_path / "repository").is_symlink()
+    assert not check(tmp_path / "disk")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "repository"]

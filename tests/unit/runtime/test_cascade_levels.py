@@ -199,7 +199,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path) -> tuple[C
     """A vision cascade whose small model is the tiny ViT."""
     folder = tmp_path_factory.mktemp("colours")
     labels = ("red", "green", "blue")
-    image = prepare_small("colour", 0, str(tiny_vit), "vision", labels, tiny_vit, folder).image
+    image = prepare_small("colour", 0, str(tiny_vit), "vision", {labels}, tiny_vit, folder).image
     small = SmallPlan(Artifact("colour_small0", ""), 1.0, 0.0, max_batch=4, image=image)
     plan = CascadePlan("colour", "vision", "classification", labels, 1, "vit_scheduler", 5000.0, 8, image=image)
     return replace(plan, small=(small,)), folder

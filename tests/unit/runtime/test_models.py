@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,13 @@ def test_an_empty_or_damaged_folder_is_a_configuration_error(load: Any, tmp_path
     (damaged / "model.safetensors").write_bytes(b"damaged" * 9)
     with pytest.raises(ConfigError, match="cannot be loaded"):
         load(str(damaged))
+
+
+def test_a_model_that_gives_several_labels_is_refused(tmp_path: Path, tiny_bert: Any) -> None:
+    folder = bert(tmp_path, tiny_bert)
+    config = json.loads((folder / "config.json").read_text())
+    copy = tmp_path / "toxic"
+    shutil.copytree(folder, copy)
+    (copy / "config.json").write_text(json.dumps({**config, "problem_type": "multi_label_classification"}))
+    with pytest.raises(ConfigError, match="gives each text several labels"):
+        load_text(str(copy))
