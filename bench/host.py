@@ -1,8 +1,9 @@
 """The cores that the encoder shares with everything else: client, transport, decoding, answers.
 
-Every request takes `ms` of the whole machine outside of the encoder, one after the other. Where both have work, each
-has half of the machine: an operating system shares it among threads and knows of no requests. So in a burst requests
-reach the scheduler late, and its batches take longer.
+Every request takes `ms` of the whole machine outside of the encoder, one after the other; only `late_ms` where it is
+late when its turn comes, since decoders turn it away. Where both have work, each has half of the machine: an operating
+system shares it among threads and knows of no requests. So in a burst requests reach the scheduler late, and its
+batches take longer.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ SHARE = 0.5
 class Host:
     """Requests on their way to the scheduler, and its clock: arrivals, answers and `pass_time` are in order of time."""
 
-    def __init__(self, ms: float) -> None:
-        self._each_s = ms / 1000.0
-        self._left_s = self._each_s  # of the first in the line
+    def __init__(self, ms: float, late_ms: float) -> None:
+        self._each_s, self._late_s = ms / 1000.0, late_ms / 1000.0
+        self._left_s = 0.0  # of the first in the line
         self._line: deque[Item] = deque()
         self._now_s = 0.0
 
     def arrive(self, item: Item) -> None:
         """A request that is sent now."""
         self._line.append(item)
+        if len(self._line) == 1:
+            self._begin()
 
     def ready_s(self, encoding: bool) -> float:
         """When the first in the line reaches the scheduler, while the encoder goes on; never if there is none."""
@@ -34,8 +37,10 @@ class Host:
 
     def next(self) -> Item:
         """The first in the line, which reaches the scheduler now."""
-        self._left_s = self._each_s
-        return self._line.popleft()
+        item = self._line.popleft()
+        if self._line:
+            self._begin()
+        return item
 
     def encoded_s(self, alone_s: float) -> float:
         """When the encoder is done with what it would do until `alone_s` by itself, if the line never ends."""
@@ -49,3 +54,6 @@ class Host:
         had_s = passed_s * (SHARE if encoding else 1.0)
         self._left_s -= had_s
         return had_s
+
+    def _begin(self) -> None:
+        self._left_s = self._late_s if self._line[0].deadline_s <= self._now_s else self._each_s

@@ -2,9 +2,9 @@
 
     python bench/live_sensitivity.py        # behind bench/live.py, on its build; a minute
 
-The runs of live.json again, simulated with requests that take more of the machine (`host_ms`), and with batches that
-take longer: utility ÷ that of the simulation as it is, over all runs of a policy. A policy that loses much has to be
-predicted badly on a machine whose spare time nobody knows to a tenth.
+The runs of live.json again, simulated with requests that take more of the machine (`host_ms` and `late_ms`), and with
+batches that take longer: utility ÷ that of the simulation as it is, over all runs of a policy. A policy that loses much
+has to be predicted badly on a machine whose spare time nobody knows to a tenth.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from peers import policies
 from rich.console import Console
 from rich.table import Table
-from setting import from_plan
+from setting import SURROUNDINGS, from_plan
 from simulator import simulate
 from traces import available
 
@@ -42,14 +42,18 @@ def main() -> None:
     plain, sources = from_plan(scheduler), available()[0]
     totals: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for record in json.loads((ROOT / "bench/results/live.json").read_text(encoding="utf-8")):
-        measured = {name: record[name] for name in ("host_ms", "call_ms", "slower") if name in record}
-        setting = replace(plain, **measured)
+        setting = replace(plain, **{name: record[name] for name in SURROUNDINGS})
         load = record["load"] * setting.capacity_per_s
         arrivals_s = make_load(sources[record["trace"]], record["requests"], load, record["seed"]).arrivals_s
         items = setting.items(arrivals_s, record["seed"])
         for name, (host, batches) in {"": (1.0, 1.0), **WORSE}.items():
             policy = policies(setting)[record["policy"]]()
-            worse = replace(setting, host_ms=host * setting.host_ms, slower=batches * setting.slower)
+            worse = replace(
+                setting,
+                host_ms=host * setting.host_ms,
+                late_ms=host * setting.late_ms,
+                slower=batches * setting.slower,
+            )
             outcome = simulate(worse, items, policy, record["seed"])
             totals[record["policy"]][name] += outcome.utility
     table = Table("policy", *WORSE, title="simulated utility ÷ simulated utility as it is")

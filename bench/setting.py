@@ -30,6 +30,7 @@ Z_MAX = 4.0  # noise beyond four sigmas is cut, which fluid.py and timeline.py r
 SLO_FACTORS = (6.0, 12.0, 24.0)
 UTILITIES = (1.0, 1.0, 2.0)
 SLOPES = (0.5, 1.0, 2.0)
+SURROUNDINGS = ("host_ms", "late_ms", "call_ms", "slower")
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ class Task:
 class Setting:
     """Everything that a cell of the bench has in common: measurements and tasks.
 
-    Each request costs `host_ms` of the whole machine outside of the encoder (host.py), each batch takes `call_ms`
-    longer than the encoder, and the encoder `slower` times what was measured; policies know of none of these.
+    Each request costs `host_ms` of the whole machine outside of the encoder (host.py), or `late_ms` where it is late
+    already; each batch takes `call_ms` longer than the encoder, and the encoder `slower` times what was measured;
+    policies know of none of these SURROUNDINGS.
     """
 
     source: str
@@ -57,8 +59,13 @@ class Setting:
     executors: int = 1
     floors: tuple[tuple[str, float], ...] = ()
     host_ms: float = 0.0
+    late_ms: float = 0.0
     call_ms: float = 0.0
     slower: float = 1.0
+
+    def alone(self) -> Setting:
+        """The setting of an encoder that has the machine for itself."""
+        return replace(self, host_ms=0.0, late_ms=0.0, call_ms=0.0, slower=1.0)
 
     @property
     def length(self) -> int:

@@ -51,7 +51,7 @@ class _Run:
 
     def __init__(self, setting: Setting, requests: int, policy: Policy, seed: int) -> None:
         self.setting = setting
-        self.host = Host(setting.host_ms)
+        self.host = Host(setting.host_ms, setting.late_ms)
         self.scheduler = Scheduler(setting.fresh_outlook(), policy)
         self.overhead_s = setting.overhead_ms / 1000.0
         noise = np.random.default_rng([seed, 2]).standard_normal(requests)

@@ -112,15 +112,21 @@ def draw(samples: Mapping[str, Sequence[Sample]], n: int, seed: int) -> list[Sam
 
 
 async def replay(
-    server: str | Transport, load: Load, samples: Sequence[Sample], *, timeout_s: float = 30.0
+    server: str | Transport,
+    load: Load,
+    samples: Sequence[Sample],
+    *,
+    timeout_s: float = 30.0,
+    same_clock: bool | None = None,
 ) -> list[Sent]:
     """Send `samples[i]` at `load.arrivals_s[i]`, and wait for every answer. Raises ConfigError where no server answers.
 
     Deadlines count from the arrival: what is sent late has so much less time, and this process is `punctual` meanwhile.
+    `same_clock` is the client's.
     The first requests of a connection are slow: one sample of each task is asked before the clock starts.
     """
     try:
-        opened = AsyncClient(server, timeout_s=timeout_s, max_in_flight=len(samples) + 1)
+        opened = AsyncClient(server, timeout_s=timeout_s, max_in_flight=len(samples) + 1, same_clock=same_clock)
     except InvalidInputError as error:
         raise ConfigError(f"the url of the server: {error}") from None
     async with opened as client:

@@ -28,7 +28,7 @@ STEP_MS = 1 / 32
 def test_requests_and_the_encoder_share_the_machine(arrivals: list[int], each: int, start: int, work: int) -> None:
     """Against small steps of time: both have work, both have half of a step."""
     ready, ended = _in_steps(sorted(arrivals), each, start, work)
-    host = Host(float(each))
+    host = Host(float(each), 0.0)
     to_come = [Item("t", at / 1000.0, 1.0, 1.0, 8) for at in sorted(arrivals)]
     starts_s, ends_s, done_s = start / 1000.0, math.inf, math.inf
     got: list[tuple[float, float]] = []
@@ -80,3 +80,15 @@ def test_requests_reach_the_scheduler_late_and_batches_wait_for_what_arrives() -
     assert (shared.served, shared.dropped, shared.on_time) == (1, 0.5, 0.5), "due at 23, it would be done at 24"
     called = simulate(replace(setting, call_ms=1.0), items, LargestBatch(), seed=0)
     assert called.p50_ms == pytest.approx(14.5), "0 to 11 and 11 to 22"
+
+
+def test_who_is_late_when_its_turn_comes_takes_less() -> None:
+    host, ready_ms = Host(3.0, 2.0), []
+    for due_ms in (2, 3, 100, 9):
+        host.arrive(Item("t", 0.0, due_ms / 1000.0, 1.0, 8))
+    for _ in range(4):
+        now_s = host.ready_s(encoding=False)
+        host.pass_time(now_s, encoding=False)
+        host.next()
+        ready_ms.append(1000.0 * now_s)
+    assert ready_ms == pytest.approx([3.0, 5.0, 8.0, 11.0]), "the last one's turn comes at 8, in time"
