@@ -97,6 +97,8 @@ def test_requests_carry_their_deadline_and_utility() -> None:
     assert transport.requests[-1].values == (b"hello",)
     carried = dict(transport.requests[-2].parameters)
     assert carried == {"slo_ms": pytest.approx(20_000.0, rel=0.1), "utility": 2.0}
+    asyncio.run(replay(transport, Load(np.array([0.0])), [CAT], same_clock=True))
+    assert "sent_unix_ms" in transport.requests[-1].parameters
 
 
 def test_deadlines_count_from_the_arrival_and_not_from_a_late_sending() -> None:
