@@ -1,4 +1,4 @@
-"""What to run next: policies are plain objects with one method, and their docstring is the algorithm."""
+"""What to run next: policies are plain objects with two methods, and the docstring of the class is the algorithm."""
 
 from __future__ import annotations
 
