@@ -88,6 +88,8 @@ class CascadeMetrics:
         self._audits = {what: audits.metric(by_model | {"agrees": str(what).lower()}) for what in (True, False)}
         alarm = _Family("GAUGE", "elastriton_cascade_alarm", "1 once early answers are wrong more often than certified")
         self._alarm = alarm.metric(by_model)
+        with _LOCK:
+            self._alarm.value.set(0.0)  # the server keeps the value of a model that is loaded again
 
     def answered(self, level: int, *, fallback: bool, in_time: bool) -> None:
         """Note one answer."""

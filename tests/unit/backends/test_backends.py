@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -166,3 +167,22 @@ def test_cascade(load_backend: Any, args: Any, stub_request: Any) -> None:
     assert good.sent[0].tensors["LEVEL"].tolist() == [[0], [0]]
     assert good.sent[0].tensors["PROBABILITIES"].shape == (2, 3)
     assert empty.sent[0].failure.code == "INVALID_ARG"
+
+
+def test_a_cascade_that_is_loaded_again_starts_without_an_alarm(
+    load_backend: Any, args: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_backend("cascade")
+    import triton_python_backend_utils as utils
+
+    gauges: list[float] = []
+
+    def metric(family: Any, labels: dict[str, str]) -> Any:
+        return SimpleNamespace(set=gauges.append, increment=lambda value: None)
+
+    monkeypatch.setattr(utils.MetricFamily, "Metric", metric)
+    model.initialize(args("intent_cascade"))
+    assert gauges == [0.0]
+    model._service._observer.audited(agrees=False, alarm=True)
+    model.initialize(args("intent_cascade"))
+    assert gauges == [0.0, 1.0, 0.0]
