@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails
 
 from elastriton.core.errors import ConfigError
+from elastriton.core.parameters import MAX_SLO_MS
 from elastriton.core.policies import POLICIES
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
@@ -123,7 +124,7 @@ class TaskConfig(_Strict):
     """
 
     encoder: Name
-    slo_ms: Positive
+    slo_ms: Annotated[float, Field(gt=0, le=MAX_SLO_MS)]
     utility: Positive = 1.0
     floor: Annotated[float, Field(ge=0, lt=1)] = 0.0
     objective: Literal["classification", "regression"] = "classification"

@@ -25,7 +25,7 @@ import numpy as np
 
 from elastriton.core.cascade import accepts, blend
 from elastriton.core.errors import Internal, InvalidInput, Rejected, RequestError, Unavailable
-from elastriton.core.parameters import BACKGROUND, SLO_MS, UTILITY, parse_options
+from elastriton.core.parameters import BACKGROUND, MAX_SLO_MS, SLO_MS, UTILITY, parse_options
 from elastriton.core.plan import CascadePlan
 from elastriton.runtime.auditing import AuditObserver, Auditor
 from elastriton.runtime.executor import Arrays, Floats
@@ -259,7 +259,7 @@ class CascadeService:
     ) -> Arrays:
         inputs: Arrays = {name.upper(): array for name, array in self._large.batch([reading]).items()}
         inputs["TASK"] = np.array([[self._plan.task.encode()]], dtype=object)
-        parameters: Parameters = {SLO_MS: f"{slo_ms:.3f}"}  # text: calls between models carry no floats
+        parameters: Parameters = {SLO_MS: repr(min(slo_ms, MAX_SLO_MS))}  # text: calls between models carry no floats
         if utility is not None:
             parameters[UTILITY] = repr(utility)
         if background:

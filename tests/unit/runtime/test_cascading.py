@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +31,7 @@ from cascade_service import (
 )
 
 from elastriton.core.errors import Internal, InvalidInput, Rejected, Unavailable
+from elastriton.core.parameters import parse_options
 from elastriton.core.plan import CascadePlan
 from elastriton.runtime import cascading
 from elastriton.runtime.executor import Arrays
@@ -103,6 +106,23 @@ def test_the_large_model_is_asked_for_one_sample_with_the_time_that_is_left(
     assert inputs["ATTENTION_MASK"].tolist() == [[1] * len(encoding)]
     assert parameters["utility"] == "2.5"
     assert 0 < float(parameters["slo_ms"]) <= 30_000 - waited_ms
+
+
+@pytest.mark.parametrize("slo_ms", [1e-4, 600_000.0, 700_000.0])
+def test_the_time_that_is_left_is_one_that_the_scheduler_takes(
+    plan: CascadePlan, tiny_build: Path, monkeypatch: pytest.MonkeyPatch, slo_ms: float
+) -> None:
+    taken: list[float | None] = []
+
+    def call(model: str, inputs: Arrays, parameters: Parameters, request_id: str) -> Arrays:
+        taken.append(parse_options(json.dumps(parameters)).slo_ms)
+        return large(model, inputs, parameters, request_id)
+
+    monkeypatch.setattr(cascading, "time", SimpleNamespace(time=time.time, monotonic=lambda: 1000.0))
+    with serving(replace(at(plan, 1.1), slo_ms=slo_ms), tiny_build, call) as service:
+        (outcome,) = map(arrays, answers(service, request(HARD)))
+    assert outcome["FALLBACK"].tolist() == [[False]]
+    assert taken == [pytest.approx(min(slo_ms, 600_000.0), rel=1e-3)]
 
 
 def easy_and_hard(plan: CascadePlan, folder: Path) -> tuple[CascadePlan, str, str]:
