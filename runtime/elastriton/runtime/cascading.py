@@ -169,7 +169,7 @@ class CascadeService:
         self._decide(level, [self._reread(sample, level) for sample in samples])
 
     def _answer_sure(self, model: SmallModel, batch: Sequence[Sample]) -> list[Sample]:
-        """Answer what the model is sure of; the others come back with its opinion."""
+        """Answer what the model is sure of; the others come back with its opinion, if it has one."""
         try:
             opinions = model.opinions([sample.reading for sample in batch])
         except Exception as error:
@@ -179,6 +179,9 @@ class CascadeService:
         sure = accepts(np.array([opinion.confidence for opinion in opinions]), model.plan.threshold)
         unsure = []
         for sample, opinion, final in zip(batch, opinions, sure, strict=True):
+            if not opinion.is_finite:
+                unsure.append(sample)
+                continue
             if not final:
                 unsure.append(replace(sample, opinion=opinion))
                 continue

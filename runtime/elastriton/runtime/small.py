@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from elastriton.runtime.heads import load_head
 from elastriton.runtime.onnx_encoder import OnnxEncoder
 from elastriton.runtime.preparing import Preparation, preparation
 
+_LOG = logging.getLogger(__name__)
 _PLAIN = TokenLevel(0)
 
 
@@ -44,6 +47,11 @@ class Opinion:
     confidence: float
     attention: Floats | None
     level: int
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the model computed numbers; else it has said nothing."""
+        return bool(np.isfinite(self.values).all()) and math.isfinite(self.confidence)
 
 
 class PlainModel:
@@ -77,6 +85,7 @@ class SmallModel:
         self._model = PlainModel(artifact, cascade.task, plan.threads)
         self._score: Score = cascade.score
         self._objective: Objective = cascade.objective
+        self._told = False
         length = plan.text.max_length if plan.text else 0
         for batch in (1, plan.max_batch):  # first runs allocate and are slow
             self._model.run(example_inputs(plan.image, batch, length))
@@ -86,10 +95,14 @@ class SmallModel:
         outputs = self._model.run(self.preparation.batch(samples))
         sure = confidence(outputs.logits, self._score, self.plan.temperature, self.plan.power)
         values = answer(outputs.logits, self._objective, self.plan.temperature)
-        return [
+        opinions = [
             Opinion(values[row], float(sure[row]), self._attention(outputs, row, sample), self.level)
             for row, sample in enumerate(samples)
         ]
+        if not self._told and not all(opinion.is_finite for opinion in opinions):
+            _LOG.error("small model %d returned logits that are not finite; others answer in its place", self.level)
+            self._told = True
+        return opinions
 
     def _attention(self, outputs: Outputs, row: int, sample: Any) -> Floats | None:
         return None if outputs.attention is None else outputs.attention[row, : len(sample)]
