@@ -51,7 +51,7 @@ class CascadeObserver(AuditObserver, Protocol):
         ...
 
     def lost(self, outcome: Literal["rejected", "failed"]) -> None:
-        """A sample has an error for an answer."""
+        """A sample has an error for an answer, and not for a mistake of its client's."""
         ...
 
     def shortened(self, words: int, kept: int) -> None:
@@ -267,7 +267,10 @@ class CascadeService:
             parameters[UTILITY] = repr(utility)
         if background:
             parameters[BACKGROUND] = True
-        return self._call(self._plan.scheduler, inputs, parameters, request_id)
+        try:
+            return self._call(self._plan.scheduler, inputs, parameters, request_id)
+        except InvalidInput as error:  # the request was fit to be read: what is wrong now, the cascade has made
+            raise Internal(f"{self._plan.scheduler} cannot read what the cascade sent: {error}") from None
 
     def _values(self, outputs: Arrays) -> Floats:
         name = "SCORE" if self._plan.objective == "regression" else "PROBABILITIES"
@@ -290,7 +293,8 @@ class CascadeService:
 
     def _fail(self, sample: Sample, error: RequestError) -> None:
         sample.parts.put(sample.index, error)
-        self._note(lambda observer: observer.lost("rejected" if isinstance(error, Rejected) else "failed"))
+        if not isinstance(error, InvalidInput):
+            self._note(lambda observer: observer.lost("rejected" if isinstance(error, Rejected) else "failed"))
 
     def _note(self, what: Callable[[CascadeObserver], None]) -> None:
         """Tell the observer; what counts answers must not spoil them."""

@@ -142,7 +142,7 @@ class _Family:
 
 def _outcomes(model: str, tasks: Iterable[str]) -> dict[tuple[str, str], _Metric]:
     """A counter for each task and what may become of its samples, by both."""
-    family = _Family("COUNTER", "elastriton_outcomes_total", "Samples by what became of them")
+    family = _Family("COUNTER", "elastriton_outcomes_total", "Valid samples by what became of them")
     return {
         (task, outcome): family.metric({"model": model, "task": task, "outcome": outcome})
         for task in tasks

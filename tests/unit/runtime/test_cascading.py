@@ -33,6 +33,7 @@ from cascade_service import (
 from elastriton.core.errors import Internal, InvalidInput, Rejected, Unavailable
 from elastriton.core.parameters import parse_options
 from elastriton.core.plan import CascadePlan
+from elastriton.core.profile import TextSpec
 from elastriton.runtime import cascading
 from elastriton.runtime.executor import Arrays
 from elastriton.runtime.reply import Reply, Request
@@ -187,6 +188,33 @@ def test_samples_that_get_an_error_are_counted_by_its_kind(plan: CascadePlan, ti
             counts.wait_for_outcomes(2 * number + 2)
     assert counts.outcomes == ["rejected", "rejected", "failed", "failed"]
     assert counts.answers == []
+
+
+def test_what_the_client_got_wrong_is_not_counted_wherever_it_is_found(
+    plan: CascadePlan, tiny_build: Path, counts: Counts
+) -> None:
+    short = replace(at(plan, 1.1), text=TextSpec(5))  # the small model takes 16 tokens
+    with serving(short, tiny_build, observer=counts) as service:
+        unread, unsure, fine = answers(service, request(""), request(EASY), request(HARD))
+        counts.wait_for_outcomes(1)
+    assert isinstance(unread, InvalidInput)
+    assert isinstance(unsure, InvalidInput)
+    assert arrays(fine)["LEVEL"].tolist() == [[1]]
+    assert counts.outcomes == ["in_time"]
+
+
+def test_what_the_scheduler_cannot_read_is_no_mistake_of_the_client_s(
+    plan: CascadePlan, tiny_build: Path, counts: Counts
+) -> None:
+    def call(model: str, inputs: Arrays, parameters: Parameters, request_id: str) -> Arrays:
+        raise InvalidInput("TASK is ['intent']")
+
+    with serving(at(plan, 1.1), tiny_build, call, counts) as service:
+        (outcome,) = answers(service, request(HARD))
+        counts.wait_for_outcomes(1)
+    assert type(outcome) is Internal
+    assert str(outcome) == "bert_scheduler cannot read what the cascade sent: TASK is ['intent']"
+    assert counts.outcomes == ["failed"]
 
 
 def test_what_the_scheduler_rejects_gets_the_small_model_s_answer(plan: CascadePlan, tiny_build: Path) -> None:
