@@ -92,7 +92,7 @@ class CascadeService:
         self._observer = observer
         self._input = "IMAGE" if plan.kind == "vision" else "TEXT"
         tokenizer = folder / plan.tokenizer.path if plan.tokenizer else folder
-        self._large = preparation(plan.task, plan.text, plan.image, tokenizer, plan.inputs, plan.max_bytes)
+        self._large = preparation(plan.task, plan.text, plan.image, tokenizer, plan.inputs)
         self._small = [SmallModel(plan, level, folder) for level in range(len(plan.small))]
         self._routes = ThreadPoolExecutor(ROUTES, thread_name_prefix="route")
         self._next = ThreadPoolExecutor(1, thread_name_prefix="small")  # its own: not behind calls to the large model
@@ -252,7 +252,7 @@ class CascadeService:
         preparation = self._small[opinion.level].preparation
         if not isinstance(preparation, Texts):
             return sample.row
-        texts = [decoded(text, self._plan.max_bytes) for text in sample.row]
+        texts = [decoded(text) for text in sample.row]
         short = shorten(texts, preparation.tokenizer.spans(texts), opinion.attention, rule)
         self._note(lambda observer: observer.shortened(short.words, short.kept))
         return short.texts

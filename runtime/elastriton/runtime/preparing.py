@@ -13,7 +13,7 @@ from elastriton.core.plan import DecoderPlan
 from elastriton.core.profile import ImageSpec, TextSpec
 from elastriton.runtime.executor import Arrays
 from elastriton.runtime.images import decode_image
-from elastriton.runtime.texts import MAX_BYTES, TextTokenizer, pad
+from elastriton.runtime.texts import TextTokenizer, pad
 
 Row = tuple[bytes | str, ...]
 """One sample as it came: a text of one or two parts, or one image."""
@@ -34,12 +34,11 @@ class Preparation(Protocol):
 class Texts:
     """Texts, by a model's own tokenizer."""
 
-    def __init__(self, tokenizer: TextTokenizer, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, tokenizer: TextTokenizer) -> None:
         self.tokenizer = tokenizer
-        self._max_bytes = max_bytes
 
     def read(self, row: Row) -> Any:
-        return self.tokenizer.encode(row, self._max_bytes)
+        return self.tokenizer.encode(row)
 
     def batch(self, samples: Sequence[Any]) -> Arrays:
         return pad(samples)
@@ -61,12 +60,10 @@ class Images:
         return {"pixels": np.stack(samples)}
 
 
-def preparation(
-    task: str, text: TextSpec | None, image: ImageSpec | None, tokenizer: Path, inputs: int, max_bytes: int = MAX_BYTES
-) -> Preparation:
+def preparation(task: str, text: TextSpec | None, image: ImageSpec | None, tokenizer: Path, inputs: int) -> Preparation:
     """The preparation for a model that reads images, or else texts by the tokenizer in a folder."""
     if image is not None:
         return Images(DecoderPlan(task, image))
     if text is None:
         raise InvalidInput(f"task {task}: the model reads neither texts nor images; generate the repository again")
-    return Texts(TextTokenizer(tokenizer, text.max_length, inputs), max_bytes)
+    return Texts(TextTokenizer(tokenizer, text.max_length, inputs))

@@ -79,9 +79,7 @@ class SmallModel:
         self.level = level
         self.max_batch = plan.max_batch
         artifact = folder / plan.artifact.path
-        self.preparation: Preparation = preparation(
-            cascade.task, plan.text, plan.image, artifact, cascade.inputs, cascade.max_bytes
-        )
+        self.preparation: Preparation = preparation(cascade.task, plan.text, plan.image, artifact, cascade.inputs)
         self._model = PlainModel(artifact, cascade.task, plan.threads)
         self._score: Score = cascade.score
         self._objective: Objective = cascade.objective

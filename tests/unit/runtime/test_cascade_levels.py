@@ -36,6 +36,7 @@ from elastriton.core.pruning import Pruning
 from elastriton.generator.prepare import prepare_small
 from elastriton.runtime import cascading
 from elastriton.runtime.executor import Arrays
+from elastriton.runtime.preparing import Texts
 from elastriton.runtime.scheduling import Parameters
 from elastriton.runtime.small import SmallModel
 from elastriton.runtime.texts import TextTokenizer
@@ -70,6 +71,35 @@ def test_a_text_too_long_for_the_small_model_goes_to_the_large_one_alone(plan: C
     assert outcome["LEVEL"].tolist() == [[1], [0]]
     np.testing.assert_allclose(outcome["PROBABILITIES"][0], [0.1, 0.1, 0.8])
     assert lengths == [6], "whole: nobody has paid attention to its words"
+
+
+class Guarded:
+    """A tokenizer that must not be given more than `most` characters."""
+
+    def __init__(self, tokenizer: Any, most: int) -> None:
+        self._tokenizer, self._most = tokenizer, most
+
+    def encode(self, first: str, second: str | None) -> Any:
+        assert len(first) <= self._most, "to tokenise a megabyte takes a second, in which nobody else is answered"
+        return self._tokenizer.encode(first, second)
+
+
+def test_no_tokenizer_is_given_a_text_of_far_too_many_bytes(
+    plan: CascadePlan, tiny_build: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = at(plan, 0.0)
+    short = replace(short, small=(replace(short.small[0], text=TextSpec(5)),))
+    with serving(short, tiny_build) as service:
+        for preparation, most in ((service._small[0].preparation, 320), (service._large, 1024)):
+            assert isinstance(preparation, Texts)
+            guarded = Guarded(preparation.tokenizer._tokenizer, most)
+            monkeypatch.setattr(preparation.tokenizer, "_tokenizer", guarded)
+        refused, blank, fine = answers(
+            service, request("hello " * 40_000), request("hello" + 1000 * " "), request(HARD)
+        )
+    assert isinstance(refused, InvalidInput)
+    assert arrays(blank)["LEVEL"].tolist() == [[1]], "more than the small model's tokenizer may be given"
+    assert arrays(fine)["LEVEL"].tolist() == [[0]]
 
 
 def test_a_re_routed_text_is_shortened_to_what_the_small_model_attends_to(

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from elastriton.core.errors import InvalidInput
 from elastriton.runtime.graphs import TOKENIZER_FILE
-from elastriton.runtime.texts import Encoding, TextTokenizer, pad, unpad
+from elastriton.runtime.texts import Encoding, TextTokenizer, TooLong, pad, unpad
 
 TEXTS = ["hello there", "Good MORNING you", "buy two tea please", "unknown words, hello", "hi", "bye bye  bye\n"]
 
@@ -65,11 +65,25 @@ def test_a_text_of_exactly_max_length_fits_and_one_more_token_does_not(folder: P
         tokenizer.encode(["hello there you two tea"])
 
 
-def test_too_many_bytes_are_refused_unread(folder: Path) -> None:
+@pytest.mark.parametrize("text", ["hello" + 1019 * " ", 1024 * "x", 341 * "東" + "!"])
+def test_a_text_of_few_tokens_may_have_many_bytes(folder: Path, text: str) -> None:
     tokenizer = TextTokenizer(folder, 16)
-    tokenizer.encode([b"hello"], max_bytes=5)
-    with pytest.raises(InvalidInput, match="over-long: it has 6 bytes, at most 5"):
-        tokenizer.encode([b"hello\xff"], max_bytes=5)
+    assert tokenizer.max_bytes == 1024
+    for fits, too_long in ((text, text + "!"), (text.encode(), text.encode() + b"!")):
+        assert 3 <= len(tokenizer.encode([fits])) <= 4
+        with pytest.raises(TooLong, match="it has 1025 bytes, at most 1024 are allowed for 16 tokens"):
+            tokenizer.encode([too_long])
+
+
+def test_a_text_of_too_many_bytes_is_refused_unread(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, pairs = TextTokenizer(folder, 16), TextTokenizer(folder, 16, inputs=2)
+    for one in (tokenizer, pairs):
+        monkeypatch.setattr(one, "_tokenizer", None)  # nobody may ask it
+    for read in (tokenizer.encode, tokenizer.spans):
+        with pytest.raises(TooLong, match="it has 1048576 bytes"):
+            read([b"\xff" * 1024 * 1024])
+    with pytest.raises(TooLong, match="it has 1025 bytes"):
+        pairs.encode(["a" * 512, b"b" * 513])
 
 
 @pytest.mark.parametrize("text", [b"", b"   \n", "\u2003", b"\t"])
