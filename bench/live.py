@@ -209,8 +209,8 @@ def undisturbed(
 def pace(bench: Bench) -> float:
     """How long the encoder takes now for full batches at level 0, with nothing else to do, ÷ what the profile says."""
     size = bench.executor.max_batch
-    decoder = bench.plan.decoders[f"{TASK}_decode"]
-    per_s = bare(bench.executor, decoder, bench.images[: 3 * size], 0, decode=False)
+    image = bench.plan.decoders[f"{TASK}_decode"].image
+    per_s = bare(bench.executor, image, bench.images[: 3 * size], 0, decode=False)
     return 1000.0 * size / per_s / bench.setting.p50_ms[0][size]
 
 

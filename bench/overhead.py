@@ -27,7 +27,8 @@ import numpy as np
 from spread import ratios, spread
 
 from elastriton.client import Answer, Client, RejectedError
-from elastriton.core.plan import PLAN_FILE, DecoderPlan, ExecutorPlan, Plan
+from elastriton.core.plan import PLAN_FILE, ExecutorPlan, Plan
+from elastriton.core.profile import ImageSpec
 from elastriton.core.records import load
 from elastriton.generator.config import load_config
 from elastriton.generator.data import load_data
@@ -41,7 +42,7 @@ ROOT = Path(__file__).parents[1]
 TASK = "eurosat"
 IN_FLIGHT = 96
 SLO_MS = 60_000.0
-HOPELESS_MS = 0.5  # less than any level takes
+HOPELESS_MS = 0.5  # less than any level takes, and than any request is under way
 
 Send = Callable[[str, list[bytes], float, bool], float]
 """Images to a server's address, with a deadline that counts from sending or not: samples per second."""
@@ -100,7 +101,7 @@ def measure(
     """Samples per second and `call_ms`, round by round, at one level, and the server's version."""
     images = (images * (samples // len(images) + 1))[:samples]
     few = images[: max(5, samples // 10)]
-    decoder = plan.decoders[f"{TASK}_decode"]
+    image = plan.decoders[f"{TASK}_decode"].image
     with tempfile.TemporaryDirectory() as folder:
         generate(only_level(plan, gamma), build, Path(folder) / "repository")
         with (
@@ -110,12 +111,12 @@ def measure(
             figures = take_turns(
                 rounds,
                 {
-                    "bare": lambda: bare(executor, decoder, images, gamma, decode=False),
-                    "bare_with_decoding": lambda: bare(executor, decoder, images, gamma, decode=True),
+                    "bare": lambda: bare(executor, image, images, gamma, decode=False),
+                    "bare_with_decoding": lambda: bare(executor, image, images, gamma, decode=True),
                     "triton": lambda: send(url, images, SLO_MS, True),
                     "rejected": lambda: send(url, images, HOPELESS_MS, False),
                     "late": lambda: send(url, images, HOPELESS_MS, True),
-                    "call_ms": lambda: alone_ms(server, client, few) - bare_ms(executor, decoder, few, gamma),
+                    "call_ms": lambda: alone_ms(server, client, few) - bare_ms(executor, image, few, gamma),
                 },
             )
             return figures, server.version
@@ -171,24 +172,25 @@ def only_level(plan: Plan, gamma: int) -> Plan:
         }
         cells = tuple(cell for cell in scheduler.latency if cell.gamma == gamma)
         schedulers[name] = replace(scheduler, tasks=tasks, latency=cells, grace_s=120.0)
-    return replace(plan, schedulers=schedulers)
+    decoders = {name: replace(decoder, slo_ms=SLO_MS) for name, decoder in plan.decoders.items()}
+    return replace(plan, schedulers=schedulers, decoders=decoders)
 
 
-def bare(executor: ElasticExecutor, decoder: DecoderPlan, images: list[bytes], gamma: int, *, decode: bool) -> float:
+def bare(executor: ElasticExecutor, spec: ImageSpec, images: list[bytes], gamma: int, *, decode: bool) -> float:
     """Samples per second of the executor in this process, in full batches."""
-    pixels = [] if decode else [decode_image(image, decoder) for image in images]
+    pixels = [] if decode else [decode_image(image, spec) for image in images]
     started_s = time.perf_counter()
     for start in range(0, len(images), executor.max_batch):
         if decode:
-            pixels[start:] = [decode_image(image, decoder) for image in images[start : start + executor.max_batch]]
+            pixels[start:] = [decode_image(image, spec) for image in images[start : start + executor.max_batch]]
         batch = np.stack(pixels[start : start + executor.max_batch])
         executor.logits({"pixels": batch}, [TASK] * len(batch), gamma)
     return len(images) / (time.perf_counter() - started_s)
 
 
-def bare_ms(executor: ElasticExecutor, decoder: DecoderPlan, images: list[bytes], gamma: int) -> float:
+def bare_ms(executor: ElasticExecutor, spec: ImageSpec, images: list[bytes], gamma: int) -> float:
     """The mean time of a batch of one in the executor of this process."""
-    pixels = [decode_image(image, decoder)[None] for image in images]
+    pixels = [decode_image(image, spec)[None] for image in images]
     started_s = time.perf_counter()
     for one in pixels:
         executor.logits({"pixels": one}, [TASK], gamma)

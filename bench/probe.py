@@ -7,7 +7,6 @@ import torch
 from numpy.typing import NDArray
 
 from elastriton.core.levels import constant_level
-from elastriton.core.plan import DecoderPlan
 from elastriton.runtime.images import decode_image
 from elastriton.runtime.models import VisionModel
 
@@ -16,13 +15,12 @@ WEIGHT_DECAY = 1e-3
 
 def features(model: VisionModel, jpeg: NDArray[np.uint8], offsets: NDArray[np.int64], batch: int = 250) -> torch.Tensor:
     """What the head reads [n, width], of the images jpeg[offsets[i] : offsets[i + 1]]."""
-    plan = DecoderPlan("probe", model.image)
     level = constant_level(0, model.depth)
     parts = []
     with torch.inference_mode():
         for start in range(0, len(offsets) - 1, batch):
             bounds = zip(offsets[start : start + batch], offsets[start + 1 : start + batch + 1], strict=False)
-            pixels = np.stack([decode_image(jpeg[a:b].tobytes(), plan) for a, b in bounds])
+            pixels = np.stack([decode_image(jpeg[a:b].tobytes(), model.image) for a, b in bounds])
             parts.append(model.encoder(torch.from_numpy(pixels), level))
     return torch.cat(parts).clone()
 

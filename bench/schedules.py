@@ -76,7 +76,7 @@ def main() -> None:
         row |= {"flop_ratio": ratio, "speed_up_over_flop_ratio": kept}
     for name, task in tasks.items():
         more = unseen(arguments.data, arguments.build) if name == "cifar10" else None
-        pixels, numbers = held_out(name, task, heads[name][1], model, arguments.build, more)
+        pixels, numbers = held_out(task, heads[name][1], model, arguments.build, more)
         weight, bias = torch.from_numpy(heads[name][0].weight), torch.from_numpy(heads[name][0].bias)
         hits: dict[str, Tensor] = {}
         for row, level in zip(rows, levels, strict=True):
@@ -106,7 +106,7 @@ def unseen(data: Path, build: Path) -> Labelled:
 
 
 def held_out(
-    name: str, task: TaskConfig, labels: tuple[str, ...], model: VisionModel, base: Path, more: Labelled | None
+    task: TaskConfig, labels: tuple[str, ...], model: VisionModel, base: Path, more: Labelled | None
 ) -> tuple[Tensor, Tensor]:
     """The images behind the fit part, and `more`, as pixels [n, h, w, 3], and the numbers of their classes [n]."""
     assert task.data is not None
@@ -114,7 +114,7 @@ def held_out(
     data = data.part(task.data.n_fit(len(data)))
     if more is not None:
         data = Labelled((*data.images, *more.images), (), data.labels + more.labels)
-    pixels = np.stack(image_pixels(name, data, model.image))
+    pixels = np.stack(image_pixels(data, model.image))
     return torch.from_numpy(pixels), torch.from_numpy(label_numbers(data, labels))
 
 

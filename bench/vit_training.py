@@ -16,7 +16,6 @@ from timm.layers import PatchDropout
 from torch import Tensor, nn
 from torch.nn import functional
 
-from elastriton.core.plan import DecoderPlan
 from elastriton.core.profile import ImageSpec
 from elastriton.runtime.images import decode_image
 
@@ -26,8 +25,8 @@ SPARSE = 0.7  # of the time, in which half of the patches are dropped (Liu et al
 
 def train_set(data: Any, image: ImageSpec) -> tuple[Tensor, Tensor]:
     """Pixels [n, 3, height, width] in half precision, scaled to [-1, 1], and classes [n], of the training images."""
-    plan, offsets, blob = DecoderPlan("training", image), data["off_train"].tolist(), data["jpeg_train"].tobytes()
-    decoded = np.stack([decode_image(blob[a:b], plan) for a, b in itertools.pairwise(offsets)])
+    offsets, blob = data["off_train"].tolist(), data["jpeg_train"].tobytes()
+    decoded = np.stack([decode_image(blob[a:b], image) for a, b in itertools.pairwise(offsets)])
     pixels = torch.from_numpy(decoded).permute(0, 3, 1, 2).half() / 127.5 - 1.0
     return pixels, torch.from_numpy(data["y_train"].astype(np.int64))
 

@@ -38,7 +38,7 @@ def test_images_get_the_executors_own_answers(client: Client, plan: Plan, tiny_b
     executor = load_executor(plan.executors["vit_executor"], tiny_build)
     images = [make_jpeg(colour, noise=i) for i, colour in enumerate(("red", "green", "blue") * 3)]
     for image, answer in zip(images, client.classify("colour", images=images), strict=True):
-        pixels = decode_image(image, plan.decoders["colour_decode"])[None]
+        pixels = decode_image(image, plan.decoders["colour_decode"].image)[None]
         logits = executor.logits({"pixels": pixels}, ["colour"], answer.gamma)
         expected = softmax(logits[0], plan.schedulers["vit_scheduler"].tasks["colour"].temperature)
         assert answer.probabilities == pytest.approx(expected, abs=1e-4)
@@ -126,6 +126,10 @@ def test_metrics_tell_what_became_of_every_sample(client: Client, tiny_server: S
     after = settled()
     assert after[:2] == [before[0] + 3, before[1] + 3]
     assert before[2] < after[2] <= before[2] + 3
+    late = client.classify("colour", images=[make_jpeg("red")] * 10, slo_ms=0.01, return_errors=True)
+    assert {type(outcome) for outcome in late} == {RejectedError}
+    settled()
     lines = scrape()
+    assert total(lines, "elastriton_outcomes_total", 'model="colour_decode"', 'outcome="rejected"') > 0
     assert total(lines, "elastriton_batch_predicted_ms_count", 'model="vit_scheduler"') > 0
     assert total(lines, "elastriton_latency_drift", 'quantile="0.99"') >= 1.0

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from elastriton.core.levels import constant_level
-from elastriton.core.plan import DecoderPlan
 from elastriton.runtime.images import decode_image
 from elastriton.runtime.models import load_vision
 
@@ -20,9 +19,8 @@ def test_at_least_90_percent_of_eurosat(shared_data: Path) -> None:
     assert model.head is not None
     assert model.tokens >= 65
     data = np.load(shared_data / "vision/eurosat.npz", allow_pickle=False)
-    plan = DecoderPlan("eurosat", model.image)
     bounds = list(zip(data["off_test"][:-1], data["off_test"][1:], strict=True))
-    pixels = np.stack([decode_image(data["jpeg_test"][a:b].tobytes(), plan) for a, b in bounds])
+    pixels = np.stack([decode_image(data["jpeg_test"][a:b].tobytes(), model.image) for a, b in bounds])
     features = []
     with torch.inference_mode():
         for batch in torch.from_numpy(pixels).split(250):

@@ -27,6 +27,8 @@ from elastriton.core.records import load
 
 VERSION = 1
 PLAN_FILE = "plan.json"
+MAX_IMAGE_BYTES = 32 * 1024 * 1024
+MAX_IMAGE_PIXELS = 64_000_000
 
 Kind = Literal["vision", "text"]
 Objective = Literal["classification", "regression"]
@@ -103,12 +105,16 @@ class SchedulerPlan:
 
 @dataclass(frozen=True, slots=True)
 class DecoderPlan:
-    """Turn an encoded image into the pixels that the encoder of `task` reads, in `instances` processes side by side."""
+    """Turn an encoded image into the pixels that the encoder of `task` reads, in `instances` processes side by side.
+
+    `slo_ms` is the task's own: what is older than that, or than its request says, is not decoded.
+    """
 
     task: str
     image: ImageSpec
-    max_bytes: int = 32 * 1024 * 1024
-    max_pixels: int = 64_000_000
+    slo_ms: float
+    max_bytes: int = MAX_IMAGE_BYTES
+    max_pixels: int = MAX_IMAGE_PIXELS
     instances: int = 1
 
 

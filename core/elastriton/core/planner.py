@@ -95,7 +95,9 @@ def make_plan(
         executors=executors,
         schedulers=schedulers,
         decoders={
-            f"{name}_decode": DecoderPlan(name, image, instances=decoders(task, encoder, profile.machine.cores))
+            f"{name}_decode": DecoderPlan(
+                name, image, goals.tasks[name].slo_ms, instances=decoders(task, encoder, profile.machine.cores)
+            )
             for name, task in profile.tasks.items()
             if (image := (encoder := profile.encoders[task.encoder]).image) is not None and name not in cascaded
         },

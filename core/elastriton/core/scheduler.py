@@ -117,3 +117,13 @@ class Scheduler:
 def hopeless(left_ms: float, reason: str) -> Rejected:
     """The rejection of an item whose deadline cannot be met, with `left_ms` left and why that is too little."""
     return Rejected(f"the deadline cannot be met: {max(0.0, left_ms):.1f} ms are left and {reason}; raise slo_ms")
+
+
+def by_the_senders_clock(error: Rejected, waited_ms: float, slo_ms: float) -> Rejected:
+    """The rejection of a request that has been under way for `waited_ms`, with a hint where that is all its time."""
+    if waited_ms < slo_ms:
+        return error
+    return Rejected(
+        f"{error}, or leave sent_unix_ms out where clocks differ: by it the request has been under way for "
+        f"{waited_ms:.1f} of its {slo_ms:g} ms"
+    )

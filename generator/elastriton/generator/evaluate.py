@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from elastriton.core.confidence import fit_temperature
 from elastriton.core.errors import ConfigError, InvalidInput
-from elastriton.core.plan import DecoderPlan
 from elastriton.core.profile import Accuracy, ImageSpec
 from elastriton.generator.data import Labelled
 from elastriton.generator.measure import Advance, all_logits
@@ -51,16 +50,15 @@ class Evaluation:
 Collate = Callable[[Sequence[int]], Arrays]
 
 
-def image_batches(task: str, data: Labelled, image: ImageSpec) -> tuple[Collate, Sequence[int]]:
+def image_batches(data: Labelled, image: ImageSpec) -> tuple[Collate, Sequence[int]]:
     """How to make a batch of some images, and the order to run them in."""
-    pixels = image_pixels(task, data, image)
+    pixels = image_pixels(data, image)
     return (lambda indices: {"pixels": np.stack([pixels[index] for index in indices])}), range(len(pixels))
 
 
-def image_pixels(task: str, data: Labelled, image: ImageSpec) -> list[NDArray[np.uint8]]:
+def image_pixels(data: Labelled, image: ImageSpec) -> list[NDArray[np.uint8]]:
     """The images as the encoder takes them, uint8 [height, width, 3]. Raises ConfigError for one that is none."""
-    plan = DecoderPlan(task, image)
-    return _all_read(lambda encoded: decode_image(encoded, plan), data.images, data.names)
+    return _all_read(lambda encoded: decode_image(encoded, image), data.images, data.names)
 
 
 def text_batches(data: Labelled, tokenizer_folder: Path, max_length: int, inputs: int) -> tuple[Collate, Sequence[int]]:

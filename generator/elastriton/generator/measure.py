@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from elastriton.core.latency import Cell
-from elastriton.core.plan import DecoderPlan
 from elastriton.core.profile import ImageSpec
 from elastriton.core.statistics import percentile_ms
 from elastriton.runtime.executor import Arrays, ElasticExecutor, Floats, example_inputs
@@ -78,10 +77,10 @@ def all_logits(
     return np.stack([rows[index] for index in range(len(order))])[:, : len(executor.heads[task].bias)]
 
 
-def decoding_ms(images: Sequence[bytes], plan: DecoderPlan) -> float:
+def decoding_ms(images: Sequence[bytes], spec: ImageSpec) -> float:
     """What decoding an image takes of one core, on the mean over the first 200."""
     images = tuple(images[:DECODED])
     started_s = time.perf_counter()
     for image in images:
-        decode_image(image, plan)
+        decode_image(image, spec)
     return round(1000.0 * (time.perf_counter() - started_s) / len(images), 3)

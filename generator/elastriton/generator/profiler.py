@@ -13,7 +13,6 @@ from pathlib import Path
 
 from elastriton.core.errors import ConfigError
 from elastriton.core.latency import Cell
-from elastriton.core.plan import DecoderPlan
 from elastriton.core.profile import PROFILE_FILE, VERSION, EncoderProfile, Profile, TaskProfile
 from elastriton.core.records import dumps
 from elastriton.generator.candidates import CascadeTask
@@ -100,7 +99,7 @@ class _TaskMeasurement:
         evaluation = evaluate(executor, self.name, self._batches(), self._truth, n_fit, advance)
         result = replace(result, n_fit=n_fit)
         if image is not None:
-            result = replace(result, decode_ms=decoding_ms(data.images, DecoderPlan(self.name, image)))
+            result = replace(result, decode_ms=decoding_ms(data.images, image))
         if task.objective == "classification":
             temperature, accuracy = evaluation.temperature(), evaluation.accuracies()
             result = replace(result, temperature=temperature, accuracy=accuracy)
@@ -115,7 +114,7 @@ class _TaskMeasurement:
         """How to make batches, when it is time: images are decoded then, as they take memory, texts are read now."""
         plan, tokenizer = self._prepared.plan, self._prepared.tokenizer
         if plan.image is not None:
-            return partial(image_batches, self.name, data, plan.image)
+            return partial(image_batches, data, plan.image)
         if tokenizer is None or plan.text is None:
             raise ConfigError(f"encoder {self._task.encoder} reads neither images nor texts")
         batches = text_batches(data, self._output / tokenizer.path, plan.text.max_length, self._task.inputs)

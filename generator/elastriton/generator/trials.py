@@ -74,7 +74,7 @@ def fit_part(name: str, task: TaskConfig, head: TaskHead, model: VisionModel, ba
         raise ConfigError(f"task {name} has no `data`")
     data = load_data(base / task.data.path).part(0, task.data.samples)
     data = data.part(0, min(task.data.n_fit(len(data)), MOST_SAMPLES))
-    pixels = np.stack(image_pixels(name, data, model.image))
+    pixels = np.stack(image_pixels(data, model.image))
     return FitPart(*(torch.from_numpy(array) for array in (pixels, head.weight, head.bias)))
 
 

@@ -132,7 +132,7 @@ def _read(
             vision = load_vision(source)
             head, labels = task_head(name, plain, vision.head, base)
             model: Tunable = TunableVision(vision, head.weight, head.bias)
-            fit, held_out = (_images(name, part, vision.image, labels) for part in parts)
+            fit, held_out = (_images(part, vision.image, labels) for part in parts)
         else:
             text = load_text(source)
             text.encoder.check(constant_level(max(encoder.levels), text.depth))
@@ -149,8 +149,8 @@ def _read(
     return model, fit, held_out
 
 
-def _images(name: str, data: Labelled, image: ImageSpec, labels: tuple[str, ...]) -> Samples:
-    pixels = image_pixels(name, data, image)
+def _images(data: Labelled, image: ImageSpec, labels: tuple[str, ...]) -> Samples:
+    pixels = image_pixels(data, image)
     numbers = label_numbers(data, labels)[: len(pixels)]
     return ImageSamples(torch.from_numpy(np.array(pixels, dtype=np.uint8)), torch.from_numpy(numbers))
 

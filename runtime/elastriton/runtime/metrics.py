@@ -71,6 +71,18 @@ class SchedulerMetrics:
                 self._outcomes[task, outcome].value.increment(count)
 
 
+class DecoderMetrics:
+    """What a decoder turns away before the scheduler can."""
+
+    def __init__(self, model: str, task: str) -> None:
+        self._task, self._outcomes = task, _outcomes(model, [task])
+
+    def rejected(self, samples: int) -> None:
+        """Note the samples of one request that was late."""
+        with _LOCK:
+            self._outcomes[self._task, "rejected"].value.increment(samples)
+
+
 class CascadeMetrics:
     """What becomes of samples, at which level the cascade answers, what it cuts from texts, and what audits find."""
 

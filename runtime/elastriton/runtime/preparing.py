@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from elastriton.core.errors import InvalidInput
-from elastriton.core.plan import DecoderPlan
 from elastriton.core.profile import ImageSpec, TextSpec
 from elastriton.runtime.executor import Arrays
 from elastriton.runtime.images import decode_image
@@ -47,14 +46,14 @@ class Texts:
 class Images:
     """Images, resized and cropped for one model."""
 
-    def __init__(self, plan: DecoderPlan) -> None:
-        self._plan = plan
+    def __init__(self, spec: ImageSpec) -> None:
+        self._spec = spec
 
     def read(self, row: Row) -> Any:
         (image,) = row
         if not isinstance(image, bytes):
             raise InvalidInput("IMAGE is a string; send the bytes of a JPEG or PNG file")
-        return decode_image(image, self._plan)
+        return decode_image(image, self._spec)
 
     def batch(self, samples: Sequence[Any]) -> Arrays:
         return {"pixels": np.stack(samples)}
@@ -63,7 +62,7 @@ class Images:
 def preparation(task: str, text: TextSpec | None, image: ImageSpec | None, tokenizer: Path, inputs: int) -> Preparation:
     """The preparation for a model that reads images, or else texts by the tokenizer in a folder."""
     if image is not None:
-        return Images(DecoderPlan(task, image))
+        return Images(image)
     if text is None:
         raise InvalidInput(f"task {task}: the model reads neither texts nor images; generate the repository again")
     return Texts(TextTokenizer(tokenizer, text.max_length, inputs))

@@ -19,7 +19,7 @@ from elastriton.core.plan import SchedulerPlan, TaskPlan
 from elastriton.core.policies import POLICIES
 from elastriton.core.policy import Decision
 from elastriton.core.queue import Item
-from elastriton.core.scheduler import Scheduler
+from elastriton.core.scheduler import Scheduler, by_the_senders_clock
 from elastriton.runtime.executor import Arrays, Floats
 from elastriton.runtime.reply import Parts, Request, Watchdog, guard
 from elastriton.runtime.texts import Encoding, pad, unpad
@@ -85,12 +85,7 @@ class SchedulingService:
         try:
             self._worker.submit(items)
         except Rejected as error:
-            if waited_ms < slo_ms:
-                raise
-            raise Rejected(
-                f"{error}, or leave sent_unix_ms out where clocks differ: by it the request has been under way for "
-                f"{waited_ms:.1f} of its {slo_ms:g} ms"
-            ) from None
+            raise by_the_senders_clock(error, waited_ms, slo_ms) from None
 
     def _task(self, names: Any) -> str:
         tasks = {name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names.ravel()}

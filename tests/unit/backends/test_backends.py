@@ -44,16 +44,27 @@ def test_what_a_backend_loads_is_left_out_of_garbage_collection(
     assert loaded not in gc.get_objects()
 
 
-def test_decode_image(load_backend: Any, args: Any, stub_request: Any, make_jpeg: Any) -> None:
+def test_decode_image(
+    load_backend: Any, args: Any, stub_request: Any, make_jpeg: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = load_backend("decode_image")
     model.initialize(args("colour_decode"))
+    counted: list[int] = []
+    counter = model._service._observer._outcomes["colour", "rejected"]
+    monkeypatch.setattr(counter.value, "increment", counted.append)
     good, bad = stub_request({"IMAGE": names(make_jpeg("red"))}), stub_request({"IMAGE": names(b"nothing")})
-    answers = model.execute([good, bad, good])
+    late = stub_request({"IMAGE": names(b"one", b"two")}, {"slo_ms": 5, "sent_unix_ms": 1})
+    answers = model.execute([good, bad, good, late, stub_request({})])
+    model.finalize()
     assert answers[0].tensors["PIXELS"].shape == (1, 32, 32, 3)
     assert answers[0].tensors["TASK"].tolist() == [[b"colour"]]
     assert answers[1].failure.code == "INVALID_ARG"
     assert str(answers[1].failure).startswith("[invalid] IMAGE cannot be decoded")
     assert not answers[2].has_error()
+    assert answers[3].failure.code == "UNAVAILABLE"
+    assert str(answers[3].failure).startswith("[rejected] the deadline cannot be met: 0.0 ms are left")
+    assert counted == [2]
+    assert answers[4].failure.code == "INTERNAL"
 
 
 def test_elastic(load_backend: Any, args: Any, stub_request: Any) -> None:

@@ -109,7 +109,7 @@ def goals(profile: Profile, **one: TaskGoal) -> Goals:
 
 
 def test_the_plan_lays_out_executors_schedulers_decoders_and_cascades(profile: Profile) -> None:
-    plan = make_plan(profile, "digest", goals(profile, intent=TaskGoal(50.0, utility=3.0)))
+    plan = make_plan(profile, "digest", goals(profile, intent=TaskGoal(50.0, utility=3.0), warm=TaskGoal(70.0)))
     assert plan.executors.keys() == {"vit_executor", "bert_executor", "rater_executor"}
     assert plan.schedulers.keys() == {"vit_scheduler", "bert_scheduler", "rater_scheduler"}
     assert plan.decoders.keys() == {"colour_decode", "warm_decode"}
@@ -124,6 +124,10 @@ def test_the_plan_lays_out_executors_schedulers_decoders_and_cascades(profile: P
     assert {name: decoder.instances for name, decoder in plan.decoders.items()} == {
         "colour_decode": decoders(profile.tasks["colour"], profile.encoders["vit"], profile.machine.cores),
         "warm_decode": 1,
+    }
+    assert {name: decoder.slo_ms for name, decoder in plan.decoders.items()} == {
+        "colour_decode": 100.0,
+        "warm_decode": 70.0,
     }
     assert plan.executors["vit_executor"].classes == 3
     assert plan.executors["rater_executor"].classes == 1

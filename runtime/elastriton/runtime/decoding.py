@@ -1,0 +1,61 @@
+"""The decoding service: image bytes in, pixels out. The body of backends/decode_image.
+
+    IMAGE, parameters ─► is its time over already? rejected ─► decode_image ─► PIXELS, TASK
+
+Triton's queue in front of a decoder is first in, first out, and knows no deadlines. Were all of it decoded, an overload
+would spend the processors on images that the scheduler then rejects, and with that the time of those behind them.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+
+from elastriton.core.parameters import parse_options
+from elastriton.core.plan import DecoderPlan
+from elastriton.core.scheduler import by_the_senders_clock, hopeless
+from elastriton.runtime.executor import Arrays
+from elastriton.runtime.images import decode_image
+from elastriton.runtime.outbox import Outbox
+
+
+class DecodingObserver(Protocol):
+    """Is told what the scheduler never sees, from one thread (runtime/metrics.py)."""
+
+    def rejected(self, samples: int) -> None:
+        """Samples of one request were late before they were decoded."""
+        ...
+
+
+class DecodingService:
+    """Decodes the images of one task."""
+
+    def __init__(self, plan: DecoderPlan, observer: DecodingObserver | None = None) -> None:
+        self._plan = plan
+        self._observer = observer
+        self._notes = Outbox(threads=1)  # for the observer: no answer waits for it
+
+    def pixels(self, inputs: Arrays, parameters: str, timeout_us: int = 0) -> Arrays:
+        """The pixels of a request's images, and their task for each.
+
+        Raises InvalidInput for bad parameters and for bytes that are no image; Rejected, without decoding any, where
+        the request has been under way for its deadline.
+        """
+        options = parse_options(parameters, timeout_us)
+        images = inputs["IMAGE"].ravel()
+        slo_ms, waited_ms = options.slo_ms or self._plan.slo_ms, options.waited_ms(time.time() * 1000.0)
+        if waited_ms >= slo_ms:
+            if self._observer and not options.background:
+                self._notes.put(partial(self._observer.rejected, len(images)))
+            late = hopeless(slo_ms - waited_ms, "the image is not decoded yet")
+            raise by_the_senders_clock(late, waited_ms, slo_ms)
+        plan = self._plan
+        pixels = np.stack([decode_image(image, plan.image, plan.max_bytes, plan.max_pixels) for image in images])
+        return {"PIXELS": pixels, "TASK": np.array([[plan.task.encode()]] * len(pixels), dtype=object)}
+
+    def stop(self) -> None:
+        """Note what is left to note."""
+        self._notes.close()

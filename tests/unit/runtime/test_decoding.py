@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+import queue
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from elastriton.core.errors import InvalidInput, Rejected
+from elastriton.core.plan import DecoderPlan
+from elastriton.core.profile import ImageSpec
+from elastriton.runtime.decoding import DecodingObserver, DecodingService
+from elastriton.runtime.executor import Arrays
+
+PLAN = DecoderPlan("colour", ImageSpec(8, 8, 8, "bicubic"), slo_ms=60_000.0)
+
+
+class Counted:
+    def __init__(self) -> None:
+        self.samples: queue.Queue[int] = queue.Queue()
+
+    def rejected(self, samples: int) -> None:
+        self.samples.put(samples)
+
+
+@contextmanager
+def decoding(plan: DecoderPlan = PLAN, observer: DecodingObserver | None = None) -> Iterator[DecodingService]:
+    service = DecodingService(plan, observer)
+    yield service
+    service.stop()
+
+
+def images(*data: bytes) -> Arrays:
+    return {"IMAGE": np.array([[one] for one in data], dtype=object)}
+
+
+def sent(ago_ms: float, **parameters: Any) -> str:
+    return json.dumps({"sent_unix_ms": round(time.time() * 1000.0 - ago_ms), **parameters})
+
+
+def test_images_become_pixels_and_each_gets_its_task(make_jpeg: Any) -> None:
+    with decoding() as service:
+        outputs = service.pixels(images(make_jpeg("red"), make_jpeg("blue")), "")
+    assert outputs["PIXELS"].shape == (2, 8, 8, 3)
+    assert outputs["PIXELS"].dtype == np.uint8
+    assert outputs["TASK"].tolist() == [[b"colour"], [b"colour"]]
+
+
+def test_the_plan_s_limits_hold(make_jpeg: Any) -> None:
+    image = make_jpeg("red")
+    for limit in ({"max_bytes": len(image) - 1}, {"max_pixels": 100}):
+        plan = DecoderPlan("colour", PLAN.image, 1000.0, **limit)
+        with decoding(plan) as service, pytest.raises(InvalidInput, match="IMAGE"):
+            service.pixels(images(image), "")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "timeout_us", "limit"),
+    [(sent(61_000), 0, "60000"), (sent(5_000, slo_ms="100"), 0, "100"), (sent(5_000), 2_000_000, "2000")],
+)
+def test_what_is_late_is_rejected_and_not_decoded(parameters: str, timeout_us: int, limit: str) -> None:
+    """By the request's own deadline, Triton's timeout, or the task's; what cannot be decoded is not even looked at."""
+    with decoding() as service, pytest.raises(Rejected) as caught:
+        service.pixels(images(b"no image"), parameters, timeout_us)
+    assert re.fullmatch(
+        r"the deadline cannot be met: 0\.0 ms are left and the image is not decoded yet; raise slo_ms, or leave "
+        rf"sent_unix_ms out where clocks differ: by it the request has been under way for \d+\.\d of its {limit} ms",
+        str(caught.value),
+    )
+
+
+def test_what_still_has_time_or_does_not_say_when_it_was_sent_is_decoded(make_jpeg: Any) -> None:
+    data = images(make_jpeg("red"))
+    with decoding() as service:
+        for parameters in (sent(5_000), sent(5_000, slo_ms=50_000), sent(-5_000, slo_ms=1), '{"slo_ms": 0.001}', ""):
+            assert service.pixels(data, parameters)["PIXELS"].shape == (1, 8, 8, 3)
+
+
+@pytest.mark.parametrize("parameters", ['{"slo_ms": "soon"}', '{"utility": -1}', '{"sent_unix_ms": "now"}'])
+def test_bad_parameters_are_refused_as_by_the_scheduler(parameters: str, make_jpeg: Any) -> None:
+    with decoding() as service, pytest.raises(InvalidInput, match="parameter"):
+        service.pixels(images(make_jpeg("red")), parameters)
+
+
+def test_every_late_sample_that_somebody_waits_for_is_counted(make_jpeg: Any) -> None:
+    counted = Counted()
+    with decoding(observer=counted) as service:
+        service.pixels(images(make_jpeg("red")), sent(0))
+        for parameters in (sent(61_000, background=True), sent(61_000)):
+            with pytest.raises(Rejected):
+                service.pixels(images(b"one", b"two", b"three"), parameters)
+    assert list(counted.samples.queue) == [3]
+
+
+def test_an_observer_that_fails_spoils_no_answer(make_jpeg: Any) -> None:
+    class Broken:
+        def rejected(self, samples: int) -> None:
+            raise RuntimeError("metrics are down")
+
+    with decoding(observer=Broken()) as service:
+        for _ in range(2):
+            with pytest.raises(Rejected):
+                service.pixels(images(b"late"), sent(61_000))
+        service.pixels(images(make_jpeg("red")), sent(0))
