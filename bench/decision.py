@@ -1,6 +1,8 @@
 """How long a decision takes: every policy on queues of 1 to 1,000 waiting samples of three tasks, 8 levels.
 
-    python bench/decision.py        (three minutes; writes bench/results/decision.json)
+A queue is `mixed`, or all `at risk`: behind a burst, where the fastest level is typically in time and no p99 is.
+
+    python bench/decision.py        (six minutes; writes bench/results/decision.json)
 
 In turns: each policy and queue length is timed in every round. Medians over rounds of the p50 and the p99, with their
 95 % intervals. A policy has seen the arrivals of what waits, so that `joint` reckons with a price of time.
@@ -50,6 +52,19 @@ def queue(n: int, generator: np.random.Generator) -> list[Item]:
     return sorted(items, key=lambda item: item.deadline_s)
 
 
+def at_risk(n: int, generator: np.random.Generator) -> list[Item]:
+    """`n` samples with more time left than the fastest level typically takes for one, and less than its p99."""
+    left_ms = np.sort(generator.uniform(4.2, 4.45, n)).tolist()
+    tasks = generator.integers(len(TASKS), size=n)
+    return [
+        Item(name, (ms - slo_ms) / 1000.0, ms / 1000.0, utility, 65)
+        for ms, (name, slo_ms, utility) in zip(left_ms, (TASKS[i] for i in tasks), strict=True)
+    ]
+
+
+QUEUES = {"mixed": (queue, WAITING), "at risk": (at_risk, WAITING[:-1])}  # otas takes 0.3 s for 1,000 at risk
+
+
 def main() -> None:
     """Time every policy on fresh queues; write and print median and p99."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -58,15 +73,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     view = outlook()
-    queues = {n: [queue(n, np.random.default_rng(seed)) for seed in range(arguments.runs)] for n in WAITING}
+    queues = {
+        (kind, n): [make(n, np.random.default_rng(seed)) for seed in range(arguments.runs)]
+        for kind, (make, waiting) in QUEUES.items()
+        for n in waiting
+    }
     rounds = [
-        {(name, n): timed(make, queues[n], view) for name, make in POLICIES.items() for n in WAITING}
+        {(name, *key): timed(make, queues[key], view) for name, make in POLICIES.items() for key in queues}
         for _ in range(arguments.rounds)
     ]
     rows = []
-    for name, n in rounds[0]:
-        p50_ms, p99_ms = zip(*(one[name, n] for one in rounds), strict=True)
-        rows.append({"policy": name, "waiting": n, "p50_ms": spread(p50_ms), "p99_ms": spread(p99_ms)})
+    for key in rounds[0]:
+        p50_ms, p99_ms = zip(*(one[key] for one in rounds), strict=True)
+        row = dict(zip(("policy", "queue", "waiting"), key, strict=True))
+        rows.append({**row, "p50_ms": spread(p50_ms), "p99_ms": spread(p99_ms)})
         print(rows[-1])
     result = {
         "levels": len(GAMMAS),

@@ -117,19 +117,17 @@ class LargestBatch:
         while lost < len(waiting) and not outlook.reachable(waiting[lost], now_s):
             lost += 1
         drop, alive = tuple(waiting[:lost]), waiting[lost:]
-        for start in range(len(alive)):
-            decision = self._largest(_alike(islice(alive, start, None), outlook), now_s, outlook, drop)
-            if decision is not None:
-                return decision
         if not alive:
             return Decision(drop=drop)
+        start = _first_safe(alive, now_s, outlook)
+        if start is not None:
+            return self._largest(_alike(islice(alive, start, None), outlook), now_s, outlook, drop)
         head = alive[0]
         finish_s, fastest = min((outlook.finish_s([head], gamma, now_s), gamma) for gamma in outlook.gammas([head]))
         return Decision((head,), fastest, finish_s, drop)
 
-    def _largest(
-        self, urgent: Sequence[Item], now_s: float, outlook: Outlook, drop: tuple[Item, ...]
-    ) -> Decision | None:
+    def _largest(self, urgent: Sequence[Item], now_s: float, outlook: Outlook, drop: tuple[Item, ...]) -> Decision:
+        """`urgent` begins with an item that is safely in time alone."""
         longest = list(accumulate((item.length for item in urgent), max))
 
         def in_time(size: int) -> dict[int, float]:
@@ -139,11 +137,21 @@ class LargestBatch:
 
         # a smaller batch has all levels of a larger one and takes no longer, so that the feasible sizes are 1 to n
         size = bisect_left(range(1, len(urgent) + 1), True, key=lambda size: not in_time(size))
-        if size == 0:
-            return None
         batch, finish_s = tuple(urgent[:size]), in_time(size)
         best = max((outlook.value(batch, gamma), -end_s, gamma) for gamma, end_s in finish_s.items())[2]
         return Decision(batch, best, finish_s[best], drop)
+
+
+def _first_safe(items: Sequence[Item], now_s: float, outlook: Outlook) -> int | None:
+    """The number of the first item that some level answers in time at its p99, alone and now."""
+    ends_s: dict[tuple[str, int], float] = {}  # by task and length: of a long queue, few items differ in them
+    for number, item in enumerate(items):
+        kind = (item.task, item.length)
+        if kind not in ends_s:
+            ends_s[kind] = min(outlook.finish_s([item], gamma, now_s) for gamma in outlook.gammas([item]))
+        if ends_s[kind] <= item.deadline_s:
+            return number
+    return None
 
 
 def _alike(urgent: Iterator[Item], outlook: Outlook) -> Sequence[Item]:

@@ -137,10 +137,11 @@ def test_tasks_without_a_common_level_are_not_batched() -> None:
 
 
 @st.composite
-def situations(draw: st.DrawFn) -> tuple[list[Item], float, Outlook]:
-    ms = st.floats(0.1, 100.0)
+def situations(draw: st.DrawFn, *, tail: float = 1.0) -> tuple[list[Item], float, Outlook]:
+    """What waits, when, and a table whose p99s are at most `tail` times the medians."""
+    ms, tails = st.floats(0.1, 100.0), st.floats(1.0, tail)
     gammas = sorted(draw(st.sets(st.integers(-8, 8), min_size=1, max_size=4)))
-    cells = [Cell(g, n, b, value := draw(ms), value, 1) for g in gammas for n in (8, 16) for b in (1, 3, 6)]
+    cells = [Cell(g, n, b, p50 := draw(ms), p50 * draw(tails), 1) for g in gammas for n in (8, 16) for b in (1, 3, 6)]
     levels = st.dictionaries(st.sampled_from(gammas), st.floats(0.0, 1.0), min_size=1)
     accuracy = draw(st.dictionaries(st.sampled_from("abc"), levels, min_size=1))
     view = Outlook(LatencyTable(cells), accuracy, draw(st.integers(1, 6)), draw(st.floats(0.0, 5.0)))
@@ -182,6 +183,47 @@ def test_no_decision_breaks_a_promise(situation: tuple[list[Item], float, Outloo
     for size in range(len(decision.batch) + 1, min(len(alike), view.max_batch) + 1):
         larger = alike[:size]
         assert all(view.finish_s(larger, gamma, now_s) > head.deadline_s for gamma in view.gammas(larger))
+
+
+def from_every_start(waiting: list[Item], now_s: float, view: Outlook) -> Decision:
+    """The docstring of LargestBatch, word for word and at any cost."""
+    lost = next((i for i, one in enumerate(waiting) if view.reachable(one, now_s)), len(waiting))
+    drop, alive = tuple(waiting[:lost]), waiting[lost:]
+    for start, first in enumerate(alive):
+        bucket = view.latency.bucket(first.length)
+        alike = [one for one in alive[start:] if view.latency.bucket(one.length) == bucket][: view.max_batch]
+        for size in range(len(alike), 0, -1):
+            batch = tuple(alike[:size])
+            ends_s = {gamma: view.finish_s(batch, gamma, now_s) for gamma in view.gammas(batch)}
+            if in_time := [gamma for gamma, end_s in ends_s.items() if end_s <= first.deadline_s]:
+                best = max(in_time, key=lambda gamma: (view.value(batch, gamma), -ends_s[gamma], gamma))
+                return Decision(batch, best, ends_s[best], drop)
+    if not alive:
+        return Decision(drop=drop)
+    finish_s, fastest = min((view.finish_s(alive[:1], gamma, now_s), gamma) for gamma in view.gammas(alive[:1]))
+    return Decision((alive[0],), fastest, finish_s, drop)
+
+
+@settings(max_examples=300, deadline=None)
+@given(situations(tail=4.0))
+def test_decisions_are_those_of_a_search_from_every_item(situation: tuple[list[Item], float, Outlook]) -> None:
+    waiting, now_s, view = situation
+    assert LargestBatch().decide(waiting, now_s, view) == from_every_start(waiting, now_s, view)
+
+
+def test_a_long_queue_at_risk_is_looked_at_once_per_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    end_s = Outlook.end_s
+
+    def counted(view: Outlook, gamma: int, size: int, length: int, now_s: float) -> float:
+        asked.append(gamma)
+        return end_s(view, gamma, size, length, now_s)
+
+    monkeypatch.setattr(Outlook, "end_s", counted)
+    waiting = [item(12 + i / 1000) for i in range(1000)]
+    decision = decide(waiting, risky(10.0, 20.0))
+    assert (decision.batch, decision.drop) == ((waiting[0],), ())
+    assert len(asked) < 10
 
 
 def test_texts_share_a_batch_with_those_that_count_as_long() -> None:
