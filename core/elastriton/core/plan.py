@@ -157,7 +157,6 @@ class CascadePlan:
     pruning: Pruning | None = None
     audit: AuditPlan | None = None
     promise: Promise | None = None
-    max_bytes: int = 1024 * 1024
     grace_s: float = 60.0
 
 

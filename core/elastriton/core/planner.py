@@ -227,7 +227,6 @@ def _cascade(
         pruning=choice.pruning,
         audit=choice.audit,
         promise=choice.promise,
-        max_bytes=32 * 1024 * 1024 if encoder.kind == "vision" else 1024 * 1024,
     )
 
 

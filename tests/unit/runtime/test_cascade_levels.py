@@ -251,14 +251,15 @@ def test_a_vision_cascade_answers_what_its_small_model_is_sure_of(
         return large(model, inputs | {"INPUT_IDS": inputs["PIXELS"]}, parameters, request_id)
 
     with serving(at(plan, (first + second) / 2), folder, call) as service:
-        outcome, bad = answers(service, images(*pictures), images(b"no picture"))
+        outcome, bad, huge = answers(service, images(*pictures), images(b"no picture"), images(bytes((32 << 20) + 1)))
         rows = arrays(outcome)
     for row, opinion in enumerate(said):
         early = opinion.confidence == first
         assert rows["LEVEL"][row, 0] == (0 if early else 1)
         np.testing.assert_allclose(rows["PROBABILITIES"][row], opinion.values if early else [0.1, 0.1, 0.8], atol=1e-5)
     assert sum(level == 0 for (level,) in rows["LEVEL"].tolist()) == 1
-    assert type(bad) is InvalidInput
+    assert type(bad) is type(huge) is InvalidInput
+    assert str(huge) == "IMAGE has 33554433 bytes; it must have between 1 and 33554432"
     assert len(calls) == len(pictures) - 1
     assert calls[0].keys() == {"PIXELS", "TASK"}
     assert any((calls[0]["PIXELS"][0] == one).all() for one in read)
