@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from elastriton.core.errors import Unavailable
+
 _LOG = logging.getLogger(__name__)
 
 SENDERS = 4
@@ -28,13 +30,15 @@ class Outbox:
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._closed = False
+        self._told = False
 
     def put(self, job: Callable[[], object]) -> None:
-        """Have `job` run soon; an error in it is logged. Once the outbox is closed, it runs here and now."""
+        """Have `job` run soon; an error in it is logged. Once the outbox is closed, it runs here and now.
+
+        So it does where no thread can be started: rather an answer that takes the caller's time than none.
+        """
         with self._lock:
-            if not self._closed:
-                if not self._threads:
-                    self._start()
+            if not self._closed and self._running():
                 self._jobs.put(job)
                 return
         guarded(job)
@@ -48,14 +52,30 @@ class Outbox:
         for thread in self._threads:
             thread.join(timeout=10.0)
 
-    def _start(self) -> None:
-        self._threads = [threading.Thread(target=self._run, name="answers", daemon=True) for _ in range(self._count)]
-        for thread in self._threads:
-            thread.start()
+    def _running(self) -> bool:
+        """Whether there are threads, after another try to start those that are missing."""
+        try:
+            while len(self._threads) < self._count:
+                self._threads.append(started("answers", self._run))
+        except Unavailable as error:
+            if not self._told:
+                _LOG.error("%d of %d threads send answers: %s", len(self._threads), self._count, error)
+            self._told = True
+        return bool(self._threads)
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             guarded(job)
+
+
+def started(name: str, run: Callable[[], object]) -> threading.Thread:
+    """A daemon thread that runs `run`. Raises Unavailable where this process may have no more threads."""
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise Unavailable(f"{error}: raise the server's limit on threads (pids), or retry on another replica") from None
+    return thread
 
 
 def guarded(step: Callable[[], object]) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from elastriton.core.errors import Internal, RequestError, Unavailable
 from elastriton.runtime.executor import Arrays
-from elastriton.runtime.outbox import Outbox
+from elastriton.runtime.outbox import Outbox, guarded, started
 
 _LOG = logging.getLogger(__name__)
 
@@ -42,9 +42,11 @@ class Reply:
             if self.done:
                 return False
             self.done = True
-        self._deliver(outcome)
-        for callback in self._on_done:
-            callback()
+        try:
+            self._deliver(outcome)
+        finally:
+            for callback in self._on_done:
+                callback()
         return True
 
     def when_done(self, callback: Callable[[], None]) -> None:
@@ -115,7 +117,10 @@ class Watchdog:
         self._told = False
 
     def watch(self, reply: Reply, slo_s: float = 0.0) -> None:
-        """Answer `reply` after its `slo_s` and the grace, unless it has been; starts the thread on the first call."""
+        """Answer `reply` after its `slo_s` and the grace, unless it has been; starts the thread on the first call.
+
+        Raises Unavailable where the thread cannot be started.
+        """
         if reply.done:
             return
         key = id(reply)
@@ -123,8 +128,7 @@ class Watchdog:
         with self._wake:
             self._open[key] = (self._clock() + slo_s + self._grace_s, reply)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
-                self._thread.start()
+                self._thread = started("watchdog", self._run)
 
     def overdue(self, now_s: float) -> list[Reply]:
         """The open replies whose time and grace are over."""
@@ -138,33 +142,34 @@ class Watchdog:
             self._wake.notify_all()
             replies = [reply for _, reply in self._open.values()]
         for reply in replies:
-            reply.send(Unavailable("the model is being unloaded; retry on another replica"))
+            guarded(partial(reply.send, Unavailable("the model is being unloaded; retry on another replica")))
         if self._thread is not None:
             self._thread.join(timeout=5.0)
 
     def _run(self) -> None:
-        while True:
-            with self._wake:
-                if self._stopped:
-                    return
-                self._wake.wait(timeout=min(1.0, self._grace_s / 4))
-            if overdue := self.overdue(self._clock()):
-                self._tell(len(overdue))
-            for reply in overdue:
-                reply.send(
-                    Unavailable(
-                        f"no answer {self._grace_s:g} s after the deadline; a model behind this one may be dead"
-                    )
-                )
+        while not self._stopped:
+            guarded(self._look)
+
+    def _look(self) -> None:
+        with self._wake:
+            if self._stopped:
+                return
+            self._wake.wait(timeout=min(1.0, self._grace_s / 4))
+        overdue = self.overdue(self._clock())
+        if overdue:
+            guarded(partial(self._tell, len(overdue)))
+        error = Unavailable(f"no answer {self._grace_s:g} s after the deadline; a model behind this one may be dead")
+        for reply in overdue:
+            guarded(partial(reply.send, error))
 
     def _tell(self, count: int) -> None:
         """Say what is wrong, before answers that may hang as well; the first time also where all threads are."""
+        told, self._told = self._told, True
         _LOG.error(
             "%d requests are %g s behind their deadline: something behind this model is stuck", count, self._grace_s
         )
-        if not self._told and sys.__stderr__ is not None:
+        if not told and sys.__stderr__ is not None:
             faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
-        self._told = True
 
     def _forget(self, key: int) -> None:
         with self._wake:

@@ -24,15 +24,19 @@ from elastriton.runtime.reply import Reply, Request
 from elastriton.runtime.scheduling import Parameters
 
 T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
 
 
 class _TritonLog(logging.Handler):
     """Sends the records of our loggers to Triton's own log."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        log = pb_utils.Logger
-        send = log.log_error if record.levelno >= logging.ERROR else log.log_warn
-        send(f"[elastriton] {self.format(record)}")
+        try:
+            log = pb_utils.Logger
+            send = log.log_error if record.levelno >= logging.ERROR else log.log_warn
+            send(f"[elastriton] {self.format(record)}")
+        except Exception:  # to log is not worth a thread
+            self.handleError(record)
 
 
 logging.getLogger("elastriton").addHandler(_TritonLog(logging.WARNING))
@@ -123,4 +127,4 @@ def _deliver(sender: Any, outcome: Arrays | RequestError, wanted: Container[str]
     try:
         sender.send(answer, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
     except Exception as error:  # a cancelled client, or a stub that is going down: nobody is left to tell
-        pb_utils.Logger.log_warn(f"[elastriton] an answer could not be sent: {error}")
+        _LOG.warning("an answer could not be sent: %s", error)

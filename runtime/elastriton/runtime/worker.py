@@ -21,7 +21,7 @@ from elastriton.core.errors import Internal, RequestError, Unavailable
 from elastriton.core.policy import Decision
 from elastriton.core.queue import Item
 from elastriton.core.scheduler import Ended, Scheduler, hopeless
-from elastriton.runtime.outbox import Outbox, guarded
+from elastriton.runtime.outbox import Outbox, guarded, started
 
 Run = Callable[[Decision], Sequence[Any]]
 Answer = Callable[[Item, Any], None]
@@ -81,8 +81,7 @@ class Worker:
             except RequestError:
                 self._note_lost(items, "rejected")
                 raise
-            if not self._threads:
-                self._start()
+            self._start(items)
             self._wake.notify_all()
             if self._scheduler.waiting[0].deadline_s < self._looks_s:
                 self._earlier.notify()
@@ -164,13 +163,16 @@ class Worker:
         if late:
             self.outbox.put(partial(self._reject, late, now_s, "every executor was busy until now"))
 
-    def _start(self) -> None:
+    def _start(self, items: Sequence[Item]) -> None:
+        """Start the threads that are missing; where one cannot be, `items` leave the queue. Raises Unavailable."""
         loops = [*[("executor", self.step)] * self._executors, ("deadlines", self._reject_late)]
-        self._threads = [
-            threading.Thread(target=self._loop, args=[step], name=name, daemon=True) for name, step in loops
-        ]
-        for thread in self._threads:
-            thread.start()
+        try:
+            for name, step in loops[len(self._threads) :]:
+                self._threads.append(started(name, partial(self._loop, step)))
+        except Unavailable:
+            self._scheduler.waiting.remove(items)
+            self._note_lost(items, "failed")
+            raise
 
     def _loop(self, step: Callable[[], None]) -> None:
         while not self._stopped:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -140,6 +141,19 @@ def test_an_answer_that_triton_does_not_take_is_an_error(
     wait_for(lambda: request.sent)
     model.finalize()
     assert str(request.sent[0].failure).startswith("[internal] the answer cannot be written: ZeroDivisionError")
+
+
+def test_a_log_that_triton_does_not_take_costs_nothing(load_backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_backend("elastic_scheduler")
+    from elastriton.runtime import triton
+
+    monkeypatch.setattr("triton_python_backend_utils.Logger", None)
+    handler = triton._TritonLog()
+    reported: list[logging.LogRecord] = []
+    monkeypatch.setattr(handler, "handleError", reported.append)
+    record = logging.LogRecord("elastriton", logging.ERROR, "", 0, "something is stuck", None, None)
+    handler.handle(record)
+    assert reported == [record]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,11 @@ import pytest
 from elastriton.runtime.outbox import SENDERS, Outbox
 
 
+def refuse(thread: threading.Thread) -> None:
+    """What the start of a thread is where the process may have no more of them."""
+    raise RuntimeError("can't start new thread")
+
+
 def test_jobs_run_on_threads_that_start_with_the_first() -> None:
     before = threading.active_count()
     outbox, ran = Outbox(), threading.Event()
@@ -41,6 +46,39 @@ def test_closing_runs_what_is_left_and_later_jobs_run_at_once() -> None:
     assert sorted(done) == list(range(50))
     outbox.put(lambda: done.append(50))
     assert done[-1] == 50
+
+
+def test_where_no_thread_can_be_started_jobs_run_here_and_the_next_one_tries_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = threading.active_count()
+    outbox = Outbox()
+    ran: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        for _ in range(3):
+            outbox.put(lambda: ran.append(threading.current_thread().name))
+    assert ran == ["MainThread"] * 3
+    assert caplog.text.count("0 of 4 threads send answers: can't start new thread") == 1
+    outbox.put(lambda: ran.append(threading.current_thread().name))
+    assert threading.active_count() == before + SENDERS
+    outbox.close()
+    assert ran[3:] == ["answers"]
+
+
+def test_a_few_threads_are_better_than_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = threading.active_count()
+    outbox, ran = Outbox(), threading.Event()
+    start = threading.Thread.start
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            threading.Thread, "start", lambda one: refuse(one) if threading.active_count() > before else start(one)
+        )
+        outbox.put(ran.set)
+        assert ran.wait(timeout=10)
+        assert threading.active_count() == before + 1
+    outbox.close()
+    assert threading.active_count() == before
 
 
 def test_a_failing_job_is_logged_and_its_thread_goes_on(caplog: pytest.LogCaptureFixture) -> None:

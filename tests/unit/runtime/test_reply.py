@@ -164,6 +164,39 @@ def test_the_watchdog_answers_what_nobody_answered(
     assert "in _tell" in capfd.readouterr().err, "where the threads are"
 
 
+@pytest.mark.parametrize("broken", ["the traceback", "an answer"])
+def test_nothing_ends_the_watchdog(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise OSError("there is no terminal")
+
+    if broken == "the traceback":
+        monkeypatch.setattr("faulthandler.dump_traceback", fail)
+    now, answered = [0.0], threading.Semaphore(0)
+    with watchdog(0.04, lambda: now[0]) as dog:
+        for _ in range(2):
+            if broken == "an answer":
+                dog.watch(Reply(fail))
+            dog.watch(Reply(lambda outcome: answered.release()))
+            now[0] += 1.0
+            assert answered.acquire(timeout=10)
+        assert dog.overdue(now[0]) == []
+
+
+def test_a_watchdog_whose_thread_cannot_be_started_says_so_and_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    now, answered = [0.0], threading.Event()
+    with watchdog(0.04, lambda: now[0]) as dog:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(Unavailable, match="can't start new thread"):
+                dog.watch(reply()[1])
+        dog.watch(Reply(lambda outcome: answered.set()))
+        now[0] = 1.0
+        assert answered.wait(timeout=10)
+
+
 def test_the_watchdog_answers_everything_at_its_end_and_ends_its_thread() -> None:
     before = threading.active_count()
     dog = Watchdog(60.0)

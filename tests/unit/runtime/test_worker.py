@@ -104,6 +104,30 @@ def test_no_thread_runs_before_the_first_admitted_item() -> None:
     assert threading.active_count() == before
 
 
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_threads_that_cannot_be_started_are_tried_again_with_the_next_item(
+    allowed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the process may have no more of them; before, one of two may have been started."""
+    before = threading.active_count()
+    start = threading.Thread.start
+
+    def limited(thread: threading.Thread) -> None:
+        if threading.active_count() >= before + allowed:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with working() as (worker, answers):
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", limited)
+            with pytest.raises(Unavailable, match=r"can't start new thread: raise the server's limit"):
+                worker.submit([item("unlucky")])
+        worker.submit([item("next")])
+        assert take(answers, 1) == {"next": "answer to next"}
+        assert threading.active_count() == before + 2 + SENDERS
+    assert answers.empty(), "who was refused waits no more"
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "text"),
     [(ValueError("broken"), Internal, "ValueError: broken"), (InvalidInput("bad"), InvalidInput, "bad")],
