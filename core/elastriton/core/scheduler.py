@@ -7,7 +7,7 @@ decides. It never answers anybody: what it drops, it hands back.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from elastriton.core.errors import Rejected
@@ -17,7 +17,7 @@ from elastriton.core.queue import DeadlineQueue, Item
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a batch went: counts by task, the p99 that was predicted, and the utility to expect of what was in time."""
+    """How a batch went: what it answered, by task, the p99 predicted, and the utility to expect of what was in time."""
 
     gamma: int
     size: int
@@ -79,10 +79,10 @@ class Scheduler:
         self._observe(decision.drop, in_time=False)
         return decision
 
-    def ended(self, decision: Decision, decided_s: float, ended_s: float) -> Ended:
-        """Learn from a batch that was decided on and has run, and tell how it went."""
+    def ended(self, decision: Decision, decided_s: float, ended_s: float, lost: Collection[Item] = ()) -> Ended:
+        """Learn from a batch that was decided on and has run, and tell how it went for all but the `lost` of it."""
         took_ms, answered_s = (ended_s - decided_s) * 1000.0, ended_s + self.outlook.overhead_ms / 1000.0
-        owed = [item for item in decision.batch if not item.background]
+        owed = [item for item in decision.batch if not item.background and item not in lost]
         in_time = [item for item in owed if answered_s <= item.deadline_s]
         late = [item for item in owed if answered_s > item.deadline_s]
         self._observe(in_time, in_time=True)
@@ -102,10 +102,17 @@ class Scheduler:
 
     def expire(self, now_s: float) -> list[Item]:
         """Take out the items whose deadline has passed while every executor was busy."""
-        late = [item for item in self.waiting if item.deadline_s <= now_s]
-        self.waiting.remove(late)
-        self._observe(late, in_time=False)
-        return late
+        return self._take_out([item for item in self.waiting if item.deadline_s <= now_s])
+
+    def withdraw(self, answered: Callable[[Item], bool]) -> list[Item]:
+        """Take out the items whose request has been `answered`: with an error, for another sample of it."""
+        return self._take_out([item for item in self.waiting if answered(item)])
+
+    def _take_out(self, items: list[Item]) -> list[Item]:
+        if items:
+            self.waiting.remove(items)
+            self._observe(items, in_time=False)
+        return items
 
     def _observe(self, items: Sequence[Item], *, in_time: bool) -> None:
         """Tell the floors what became of items that somebody waits for."""

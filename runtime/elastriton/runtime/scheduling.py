@@ -47,7 +47,9 @@ class SchedulingService:
         self._plan = plan
         self._call = call
         scheduler = Scheduler(plan.outlook(), POLICIES[plan.policy](), plan.max_queue)
-        self._worker = Worker(scheduler, self._run, _answer, executors=plan.executors, observer=observer)
+        self._worker = Worker(
+            scheduler, self._run, _answer, answered=_answered, executors=plan.executors, observer=observer
+        )
         self._watchdog = Watchdog(plan.grace_s)
 
     def handle(self, request: Request) -> None:
@@ -116,10 +118,17 @@ class SchedulingService:
         inputs["TASK"] = np.array([[item.task.encode()] for item in decision.batch], dtype=object)
         outputs = self._call(self._plan.executor, inputs, {"gamma": decision.gamma}, samples[0].request_id)
         logits = outputs.get("LOGITS")
-        if logits is None or len(logits) != len(samples):
+        if logits is None or logits.ndim != 2 or len(logits) != len(samples):
             shape = None if logits is None else logits.shape
             raise Internal(f"{self._plan.executor} answered {len(samples)} samples with LOGITS of shape {shape}")
-        return [(row, decision.gamma) for row in logits]
+        plans = [self._plan.tasks[item.task] for item in decision.batch]
+        rows = [row[: len(plan.labels) or 1] for plan, row in zip(plans, logits, strict=True)]
+        broken = {id(one.parts) for one, row in zip(samples, rows, strict=True) if not np.isfinite(row).all()}
+        failure = Internal("the encoder returned logits that are not finite")  # for all samples of a request
+        return [
+            failure if id(one.parts) in broken else (row, decision.gamma)
+            for one, row in zip(samples, rows, strict=True)
+        ]
 
     def _batch(self, data: Sequence[Any]) -> Arrays:
         if self._plan.kind == "vision":
@@ -129,11 +138,9 @@ class SchedulingService:
 
 
 def combine(plan: TaskPlan, results: Sequence[tuple[Floats, int]]) -> Arrays:
-    """The output tensors of one request from the (logits, gamma) of its samples."""
+    """The output tensors of one request from the (logits of its own classes, gamma) of its samples."""
     gamma = np.array([[gamma] for _, gamma in results], dtype=np.int32)
-    logits = np.stack([row[: len(plan.labels) or 1] for row, _ in results])
-    if not np.isfinite(logits).all():
-        raise Internal("the encoder returned logits that are not finite")
+    logits = np.stack([row for row, _ in results])
     if plan.objective == "regression":
         return {"SCORE": logits.astype(np.float32), "GAMMA": gamma}
     return {**classified(softmax(logits, plan.temperature), plan.labels), "GAMMA": gamma}
@@ -148,3 +155,8 @@ def classified(probabilities: Floats, labels: Sequence[str]) -> Arrays:
 def _answer(item: Item, result: Any) -> None:
     sample: Sample = item.payload
     sample.parts.put(sample.index, result)
+
+
+def _answered(item: Item) -> bool:
+    sample: Sample = item.payload
+    return sample.parts.reply.done

@@ -38,13 +38,16 @@ class Observer(Protocol):
     def lost(self, items: Sequence[Item], outcome: Lost, waiting: int) -> None:
         """Items got an error: rejected on arrival, dropped after they had waited, or their batch failed.
 
-        `waiting` others still wait.
+        Dropped are also those whose request has got an error for another sample. `waiting` others still wait.
         """
         ...
 
 
 class Worker:
-    """Runs decisions with `run` (one result or error per item) and hands every item's outcome to `answer`."""
+    """Runs decisions with `run` (one result or error per item) and hands every item's outcome to `answer`.
+
+    Items whose request is `answered` already need neither.
+    """
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class Worker:
         run: Run,
         answer: Answer,
         *,
+        answered: Callable[[Item], bool] = lambda _: False,
         executors: int = 1,
         observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -59,6 +63,7 @@ class Worker:
         self._scheduler = scheduler
         self._run = run
         self._answer = answer
+        self._answered = answered
         self._executors = executors
         self._observer = observer
         self.clock = clock
@@ -94,15 +99,10 @@ class Worker:
         if decision.batch:
             results = self._results(decision)
             ended_s = self.clock()
+            moot = [item for item in decision.batch if self._answered(item)]  # before these results are its answer
             for item, result in zip(decision.batch, results, strict=True):
                 self.outbox.put(partial(self._answer, item, result))
-            if isinstance(results[0], RequestError):  # how long a failure took says nothing about the encoder
-                self._note_lost(decision.batch, "failed")
-            else:
-                with self._wake:
-                    ended = self._scheduler.ended(decision, decided_s, ended_s)
-                if self._observer:
-                    self._notes.put(partial(self._observer.batch, ended, self._scheduler.outlook.latency.drift))
+            self._learn(decision, decided_s, ended_s, results, moot)
 
     def stop(self) -> None:
         """Answer what still waits and end the threads; a batch that runs is awaited for a few seconds."""
@@ -124,12 +124,29 @@ class Worker:
         with self._wake:
             while not self._stopped:
                 now_s = self.clock()
+                self._note_lost(self._scheduler.withdraw(self._answered), "dropped")
                 decision = self._scheduler.next(now_s)
                 if decision is not None and (decision.batch or decision.drop):
                     return decision, now_s
                 wake_s = decision.wake_s if decision is not None else None
                 self._wake.wait(None if wake_s is None else max(0.001, wake_s - self.clock()))
         return Decision(), self.clock()
+
+    def _learn(
+        self, decision: Decision, decided_s: float, ended_s: float, results: Sequence[Any], moot: Sequence[Item]
+    ) -> None:
+        """Count each item of a batch under one outcome, and note how long the batch took."""
+        pairs = zip(decision.batch, results, strict=True)
+        failed = [item for item, result in pairs if isinstance(result, RequestError)]
+        dropped = [item for item in moot if item not in failed]
+        self._note_lost(failed, "failed")
+        self._note_lost(dropped, "dropped")
+        if len(failed) == len(results):  # how long a failure took says nothing about the encoder
+            return
+        with self._wake:
+            ended = self._scheduler.ended(decision, decided_s, ended_s, lost=[*failed, *dropped])
+        if self._observer:
+            self._notes.put(partial(self._observer.batch, ended, self._scheduler.outlook.latency.drift))
 
     def _results(self, decision: Decision) -> Sequence[Any]:
         try:
@@ -148,7 +165,7 @@ class Worker:
         self._note_lost(items, "dropped")
 
     def _note_lost(self, items: Sequence[Item], outcome: Lost) -> None:
-        if self._observer:
+        if items and self._observer:
             self._notes.put(partial(self._observer.lost, items, outcome, len(self._scheduler.waiting)))
 
     def _reject_late(self) -> None:

@@ -155,6 +155,25 @@ def test_a_batch_that_has_ended_is_told_by_task() -> None:
     assert ended.predicted_ms == pytest.approx(1000.0 * decision.finish_s - s.outlook.overhead_ms)
 
 
+def test_what_got_an_error_is_neither_in_time_nor_late() -> None:
+    s = scheduler(floor=0.5)
+    s.admit(items(1000, 1000, 30, 30), 0.0)
+    batch = tuple(s.waiting)
+    ended = s.ended(Decision(batch, 0, 0.04), 0.0, 0.04, lost=[batch[0], batch[3]])
+    assert (ended.size, ended.in_time, ended.late) == (4, {"t": 1}, {"t": 1})
+    assert ended.utility == s.outlook.accuracy["t"][0]
+
+
+def test_items_whose_request_has_been_answered_leave_the_queue() -> None:
+    s = scheduler(floor=0.5)
+    s.admit(items(100, 200, 300), 0.0)
+    first, second, third = s.waiting
+    assert s.withdraw(lambda item: item is second) == [second]
+    assert list(s.waiting) == [first, third]
+    assert s.outlook.floors.weight("t") > 1.0, "it was not answered in time"
+    assert s.withdraw(lambda item: item is second) == []
+
+
 def test_one_slow_minute_does_not_lock_everybody_out_for_ever() -> None:
     s = scheduler()
     decision = Decision(tuple(items(100)), gamma=-4, finish_s=0.005)

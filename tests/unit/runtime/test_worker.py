@@ -3,68 +3,17 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from worker_service import Blocked, Clock, echo, item, scheduler, take, working
 
-from elastriton.core.drift import Drift
 from elastriton.core.errors import Internal, InvalidInput, Rejected, Unavailable
-from elastriton.core.latency import Cell, LatencyTable
-from elastriton.core.policy import Decision, LargestBatch, Outlook
+from elastriton.core.policy import Decision
 from elastriton.core.queue import Item
-from elastriton.core.scheduler import Ended, Scheduler
 from elastriton.runtime.outbox import SENDERS
-from elastriton.runtime.worker import Lost, Run, Worker
-
-Answers = queue.Queue[tuple[Any, Any]]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-def item(name: Any, left_s: float = 1000.0) -> Item:
-    return Item("t", 0.0, left_s, 1.0, 1, name)
-
-
-def echo(decision: Decision) -> Sequence[Any]:
-    return [f"answer to {item.payload}" for item in decision.batch]
-
-
-def scheduler() -> Scheduler:
-    table = LatencyTable([Cell(0, 1, batch, 1.0, 1.0, 1) for batch in (1, 4)])
-    return Scheduler(Outlook(table, {"t": {0: 1.0}}, 4), LargestBatch(), max_queue=20)
-
-
-@contextmanager
-def working(run: Run = echo, **options: Any) -> Iterator[tuple[Worker, Answers]]:
-    answers: Answers = queue.Queue()
-    options = {"clock": Clock(), **options}
-    worker = Worker(scheduler(), run, lambda one, result: answers.put((one.payload, result)), **options)
-    yield worker, answers
-    worker.stop()
-
-
-def take(answers: Answers, count: int) -> dict[Any, Any]:
-    return dict(answers.get(timeout=10) for _ in range(count))
-
-
-class Blocked:
-    """A run that waits for `go`; `running` is set once it has been entered."""
-
-    def __init__(self) -> None:
-        self.go, self.running = threading.Event(), threading.Event()
-
-    def __call__(self, decision: Decision) -> Sequence[Any]:
-        self.running.set()
-        assert self.go.wait(timeout=20)
-        return echo(decision)
+from elastriton.runtime.worker import Worker
 
 
 def test_every_item_gets_its_own_result() -> None:
@@ -149,95 +98,6 @@ def test_an_error_in_run_answers_the_whole_batch_and_the_worker_goes_on(
         failing[0] = False
         worker.submit([item("next")])
         assert take(answers, 1) == {"next": "answer to next"}
-
-
-def test_an_error_in_the_observer_does_not_end_the_worker() -> None:
-    class Observer:
-        calls = 0
-
-        def batch(self, ended: Ended, drift: Drift) -> None:
-            self.calls += 1
-            raise RuntimeError("metrics are down")
-
-        def lost(self, items: Sequence[Item], outcome: Lost, waiting: int) -> None:
-            raise RuntimeError("metrics are down")
-
-    observer = Observer()
-    with working(observer=observer) as (worker, answers):
-        for name in ("a", "b", "c"):
-            worker.submit([item(name)])
-            assert take(answers, 1) == {name: f"answer to {name}"}
-    assert observer.calls == 3
-
-
-def test_the_observer_hears_of_everything_that_got_an_error_and_how_many_wait() -> None:
-    heard: queue.Queue[tuple[list[Any], Lost, int]] = queue.Queue()
-    running, go = threading.Event(), threading.Event()
-
-    class Observer:
-        def batch(self, ended: Ended, drift: Drift) -> None: ...
-
-        def lost(self, items: Sequence[Item], outcome: Lost, waiting: int) -> None:
-            heard.put(([one.payload for one in items], outcome, waiting))
-
-    def failing(decision: Decision) -> Sequence[Any]:
-        running.set()
-        go.wait(timeout=20)
-        raise Internal("the executor is gone")
-
-    with working(failing, observer=Observer()) as (worker, answers):
-        worker.submit([item("unlucky")])
-        assert running.wait(timeout=10)
-        worker.submit([item("waits")])
-        with pytest.raises(Rejected):
-            worker.submit([item("hopeless", left_s=1e-6)])
-        assert heard.get(timeout=10) == (["hopeless"], "rejected", 1)
-        go.set()
-        assert {type(result) for result in take(answers, 2).values()} == {Internal}
-        assert [heard.get(timeout=10)[:2] for _ in range(2)] == [(["unlucky"], "failed"), (["waits"], "failed")]
-
-
-def test_the_time_that_a_decision_takes_counts_for_its_batch() -> None:
-    clock = Clock()
-    ended: queue.Queue[Ended] = queue.Queue()
-
-    class Slow(LargestBatch):
-        def decide(self, waiting: Sequence[Item], now_s: float, outlook: Outlook) -> Decision:
-            clock.now_s += 0.25
-            return super().decide(waiting, now_s, outlook)
-
-    class Observer:
-        def batch(self, one: Ended, drift: Drift) -> None:
-            ended.put(one)
-
-        def lost(self, items: Sequence[Item], outcome: Lost, waiting: int) -> None: ...
-
-    slow = scheduler()
-    slow.policy = Slow()
-    answers: Answers = queue.Queue()
-    worker = Worker(
-        slow, echo, lambda one, result: answers.put((one.payload, result)), observer=Observer(), clock=clock
-    )
-    worker.submit([item("one")])
-    assert ended.get(timeout=10).took_ms == pytest.approx(250.0)
-    worker.stop()
-
-
-def test_no_answer_waits_for_the_observer() -> None:
-    go = threading.Event()
-
-    class Stuck:
-        def batch(self, ended: Ended, drift: Drift) -> None:
-            go.wait(timeout=20)
-
-        def lost(self, items: Sequence[Item], outcome: Lost, waiting: int) -> None:
-            go.wait(timeout=20)
-
-    with working(observer=Stuck()) as (worker, answers):
-        for number in range(2 * SENDERS):
-            worker.submit([item(number)])
-            assert take(answers, 1) == {number: f"answer to {number}"}
-        go.set()
 
 
 def test_answers_on_their_way_do_not_keep_the_executor_waiting() -> None:
