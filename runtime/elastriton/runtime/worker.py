@@ -21,6 +21,7 @@ from elastriton.core.errors import Internal, RequestError, Unavailable
 from elastriton.core.policy import Decision
 from elastriton.core.queue import Item
 from elastriton.core.scheduler import Ended, Scheduler, hopeless
+from elastriton.core.stuck import Pool
 from elastriton.runtime.outbox import Outbox, guarded, started
 
 Run = Callable[[Decision], Sequence[Any]]
@@ -36,7 +37,7 @@ class Observer(Protocol):
         ...
 
     def lost(self, items: Sequence[Item], outcome: Lost, waiting: int) -> None:
-        """Items got an error: rejected on arrival, dropped after they had waited, or their batch failed.
+        """Items got an error: rejected on arrival, dropped after they had waited, or failed, as their batch or all do.
 
         Dropped are also those whose request has got an error for another sample. `waiting` others still wait.
         """
@@ -64,7 +65,7 @@ class Worker:
         self._run = run
         self._answer = answer
         self._answered = answered
-        self._executors = executors
+        self._pool = Pool(executors)
         self._observer = observer
         self.clock = clock
         lock = threading.RLock()
@@ -81,8 +82,12 @@ class Worker:
         with self._wake:
             if self._stopped:
                 raise Unavailable("the scheduler is being unloaded; retry on another replica")
+            now_s = self.clock()
+            if stuck := self._pool.stuck(now_s):
+                self._note_lost(items, "failed")
+                raise stuck
             try:
-                self._scheduler.admit(items, self.clock())
+                self._scheduler.admit(items, now_s)
             except RequestError:
                 self._note_lost(items, "rejected")
                 raise
@@ -91,13 +96,15 @@ class Worker:
             if self._scheduler.waiting[0].deadline_s < self._looks_s:
                 self._earlier.notify()
 
-    def step(self) -> None:
+    def step(self, executor: int) -> None:
         """Wait for work; then decide, run, answer. The whole engine is these lines."""
         decision, decided_s = self._next_decision()
         if decision.drop:
             self.outbox.put(partial(self._reject, decision.drop, self.clock(), "no level is fast enough any more"))
         if decision.batch:
+            self._pool.began(executor, decided_s, decision.finish_s)
             results = self._results(decision)
+            self._pool.ended(executor)
             ended_s = self.clock()
             moot = [item for item in decision.batch if self._answered(item)]  # before these results are its answer
             for item, result in zip(decision.batch, results, strict=True):
@@ -164,6 +171,11 @@ class Worker:
             self._answer(item, hopeless((item.deadline_s - now_s) * 1000.0, reason))
         self._note_lost(items, "dropped")
 
+    def _fail(self, items: Sequence[Item], error: RequestError) -> None:
+        for item in items:
+            self._answer(item, error)
+        self._note_lost(items, "failed")
+
     def _note_lost(self, items: Sequence[Item], outcome: Lost) -> None:
         if items and self._observer:
             self._notes.put(partial(self._observer.lost, items, outcome, len(self._scheduler.waiting)))
@@ -171,18 +183,23 @@ class Worker:
     def _reject_late(self) -> None:
         with self._earlier:
             now_s = self.clock()
-            late = self._scheduler.expire(now_s)
+            late, stuck = self._scheduler.expire(now_s), self._pool.stuck(now_s)
             if not late:
                 waits_s = self._scheduler.waiting[0].deadline_s - now_s if self._scheduler.waiting else 1.0
                 waits_s = min(1.0, max(0.001, waits_s))
                 self._looks_s = now_s + waits_s
                 self._earlier.wait(waits_s)
-        if late:
+        if late and stuck:
+            self.outbox.put(partial(self._fail, late, stuck))
+        elif late:
             self.outbox.put(partial(self._reject, late, now_s, "every executor was busy until now"))
 
     def _start(self, items: Sequence[Item]) -> None:
         """Start the threads that are missing; where one cannot be, `items` leave the queue. Raises Unavailable."""
-        loops = [*[("executor", self.step)] * self._executors, ("deadlines", self._reject_late)]
+        loops: list[tuple[str, Callable[[], None]]] = [
+            *(("executor", partial(self.step, executor)) for executor in range(len(self._pool))),
+            ("deadlines", self._reject_late),
+        ]
         try:
             for name, step in loops[len(self._threads) :]:
                 self._threads.append(started(name, partial(self._loop, step)))

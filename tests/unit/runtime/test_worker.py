@@ -130,13 +130,31 @@ def test_items_whose_deadline_passes_are_rejected_while_the_executor_is_busy() -
     with working(blocked, clock=clock) as (worker, answers):
         worker.submit([item("running")])
         assert blocked.running.wait(timeout=10)
-        worker.submit([item("late", left_s=5.0), item("patient", left_s=500.0)])
-        clock.now_s = 6.0
+        worker.submit([item("late", left_s=2.0), item("patient", left_s=500.0)])
+        clock.now_s = 3.0
         name, result = answers.get(timeout=10)
         assert (name, type(result)) == ("late", Rejected)
         assert "every executor was busy" in str(result)
         blocked.go.set()
         assert take(answers, 2).keys() == {"running", "patient"}
+
+
+def test_while_no_executor_comes_back_nobody_is_told_that_they_are_busy() -> None:
+    """A server that answers nobody must not look well: rejections are no failure to a health check."""
+    clock, blocked = Clock(), Blocked()
+    with working(blocked, clock=clock) as (worker, answers):
+        worker.submit([item("running")])
+        assert blocked.running.wait(timeout=10)
+        worker.submit([item("late", left_s=6.0), item("patient", left_s=500.0)])
+        clock.now_s = 7.0
+        name, result = answers.get(timeout=10)
+        assert (name, type(result)) == ("late", Unavailable)
+        with pytest.raises(Unavailable, match="no executor has answered for 7 s"):
+            worker.submit([item("new")])
+        blocked.go.set()
+        assert take(answers, 2).keys() == {"running", "patient"}
+        worker.submit([item("after")])
+        assert take(answers, 1) == {"after": "answer to after"}
 
 
 def test_only_an_earlier_deadline_wakes_the_thread_that_rejects_what_is_late() -> None:

@@ -11,7 +11,7 @@ import pytest
 from worker_service import Answers, Blocked, Clock, echo, item, scheduler, take, working
 
 from elastriton.core.drift import Drift
-from elastriton.core.errors import Internal, Rejected
+from elastriton.core.errors import Internal, Rejected, Unavailable
 from elastriton.core.policy import Decision, LargestBatch, Outlook
 from elastriton.core.queue import Item
 from elastriton.core.scheduler import Ended
@@ -120,6 +120,21 @@ def test_what_has_been_answered_is_not_run_and_what_is_answered_meanwhile_not_co
         ]
         assert counts.take(4) == expected
     assert counts.notes.empty(), "each item is counted once"
+
+
+def test_what_is_lost_to_a_stuck_executor_has_failed() -> None:
+    clock, blocked, counts = Clock(), Blocked(), Counts()
+    with working(blocked, clock=clock, observer=counts) as (worker, answers):
+        worker.submit([item("running")])
+        assert blocked.running.wait(timeout=10)
+        worker.submit([item("late", left_s=6.0)])
+        clock.now_s = 7.0
+        assert counts.take(1) == [("failed", ["late"])]
+        with pytest.raises(Unavailable):
+            worker.submit([item("new")])
+        assert counts.take(1) == [("failed", ["new"])]
+        blocked.go.set()
+        take(answers, 2)
 
 
 def test_the_time_that_a_decision_takes_counts_for_its_batch() -> None:
