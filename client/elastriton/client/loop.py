@@ -8,7 +8,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from elastriton.client.errors import CLOSED, ClientError
+from elastriton.client.errors import CLOSED, ClientError, UnavailableError
 
 T = TypeVar("T")
 
@@ -26,13 +26,14 @@ class LoopThread:
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run the coroutine on the loop and return what it returns; interrupting the caller cancels it.
 
-        Raises ClientError where the loop is closed, or closes before the coroutine has ended.
+        Raises ClientError where the loop is closed, or closes before the coroutine has ended; UnavailableError where
+        it cannot be started.
         """
         with self._lock:
             if self._closed:
                 coroutine.close()
                 raise ClientError(CLOSED)
-            future = asyncio.run_coroutine_threadsafe(coroutine, self._started())
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._started(coroutine))
         try:
             return future.result()
         except concurrent.futures.CancelledError:
@@ -41,13 +42,16 @@ class LoopThread:
             future.cancel()
 
     def close(self, last: Coroutine[Any, Any, None]) -> None:
-        """Run `last`, cancel what is still running, end the thread and wait for its end; closing twice is fine."""
+        """Run `last`, cancel what is still running, end the thread and wait for its end; closing twice is fine.
+
+        Raises UnavailableError where there is no loop yet, and it cannot be started.
+        """
         with self._lock:
             if self._closed:
                 last.close()
                 return
             self._closed = True
-            loop = self._started()
+            loop = self._started(last)
             future = asyncio.run_coroutine_threadsafe(last, loop)
         try:
             future.result()
@@ -60,15 +64,30 @@ class LoopThread:
         if self._closed:
             raise ClientError(CLOSED)
 
-    def _started(self) -> asyncio.AbstractEventLoop:
+    def _started(self, first: Coroutine[Any, Any, Any]) -> asyncio.AbstractEventLoop:
+        """The loop, for `first` to run on, which is closed where it cannot be started."""
         if self._loop is None:
             started: concurrent.futures.Future[asyncio.AbstractEventLoop] = concurrent.futures.Future()
-            self._thread = threading.Thread(
-                target=lambda: asyncio.run(self._serve(started)), name="elastriton-client", daemon=True
-            )
-            self._thread.start()
-            self._loop = started.result()
+            thread = threading.Thread(target=self._work, args=[started], name="elastriton-client", daemon=True)
+            try:
+                thread.start()
+                self._loop, self._thread = started.result(), thread
+            except (OSError, RuntimeError) as error:
+                first.close()
+                raise UnavailableError(
+                    f"the client's event loop cannot be started: {error}; close files, or raise the process's limits"
+                ) from error
         return self._loop
+
+    def _work(self, started: concurrent.futures.Future[asyncio.AbstractEventLoop]) -> None:
+        serving = self._serve(started)
+        try:
+            asyncio.run(serving)
+        except Exception as error:
+            if started.done():
+                raise
+            serving.close()
+            started.set_exception(error)
 
     async def _serve(self, started: concurrent.futures.Future[asyncio.AbstractEventLoop]) -> None:
         self._stop = asyncio.Event()

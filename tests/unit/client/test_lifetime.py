@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from elastriton.client import AsyncClient, Client, ClientError, Request, RequestTimeoutError
+from elastriton.client import AsyncClient, Client, ClientError, Request, RequestTimeoutError, UnavailableError
 from elastriton.client.testing import FakeTransport
 
 OUTPUTS = {"LABEL": "River", "PROBABILITIES": [1.0], "GAMMA": 0}
@@ -66,6 +67,42 @@ def test_the_thread_starts_with_the_first_use_and_ends_with_close() -> None:
         assert [thread.daemon for thread in client_threads()] == [True]
     assert client_threads() == []
     assert transport.closed
+
+
+@pytest.mark.parametrize("call", ["asyncio.new_event_loop", "threading.Thread.start"])
+def test_a_loop_that_cannot_be_started_is_an_error_and_the_next_call_tries_again(
+    call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the process may open no more files, or have no more threads."""
+
+    def refuse(*arguments: Any) -> Any:
+        raise (
+            RuntimeError("can't start new thread") if "thread" in call else OSError(errno.EMFILE, "Too many open files")
+        )
+
+    transport = FakeTransport(river)
+    with Client(transport) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(call.replace("asyncio", "asyncio.events"), refuse)
+            for use in (client.is_ready, lambda: client.classify("eurosat", images=[b"x"])):
+                with pytest.raises(UnavailableError, match=r"event loop cannot be started: .*(Too many|can't start)"):
+                    use()
+        assert client.classify("eurosat", images=[b"x"])[0].label == "River"
+    assert transport.closed
+
+
+def test_closing_where_no_loop_can_be_started_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    client = Client(FakeTransport(river))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(UnavailableError):
+            client.close()
+    client.close()
+    with pytest.raises(ClientError, match="this client is closed"):
+        client.is_ready()
 
 
 def test_a_closed_client_says_so_and_closing_twice_is_fine() -> None:
