@@ -6,7 +6,8 @@
 
 Every sample is decided alone: one that is sure never waits for a re-routed one, unless both belong to one request. The
 call carries the time that is left, so that the scheduler chooses the large model's token level by it; where it leaves
-none, the small model's answer stands, and the response says so (FALLBACK).
+none, the small model's answer stands, and the response says so (FALLBACK). The next small model takes together all who
+wait for it; who finds no room, or has no time left when it is their turn, gets the answer that there is, too.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from elastriton.core.errors import Internal, InvalidInput, Rejected, RequestErro
 from elastriton.core.parameters import BACKGROUND, MAX_SLO_MS, SLO_MS, UTILITY, parse_options
 from elastriton.core.plan import CascadePlan
 from elastriton.runtime.auditing import AuditObserver, Auditor
+from elastriton.runtime.backlog import Backlog
 from elastriton.runtime.executor import Arrays, Floats
 from elastriton.runtime.preparing import Row, Texts, preparation
 from elastriton.runtime.reply import Parts, Request, Watchdog, guard
@@ -41,6 +43,7 @@ _LOG = logging.getLogger(__name__)
 ROUTES = 48
 """Calls in flight to the large model: what the scheduler can plan for. `elastriton serve` has 64 threads for them."""
 MAX_ROUTED = 4096
+"""Samples that may wait for the large model, and for each small one behind the first."""
 
 
 class CascadeObserver(AuditObserver, Protocol):
@@ -95,7 +98,9 @@ class CascadeService:
         self._large = preparation(plan.task, plan.text, plan.image, tokenizer, plan.inputs)
         self._small = [SmallModel(plan, level, folder) for level in range(len(plan.small))]
         self._routes = ThreadPoolExecutor(ROUTES, thread_name_prefix="route")
-        self._next = ThreadPoolExecutor(1, thread_name_prefix="small")  # its own: not behind calls to the large model
+        self._backlogs = [  # of the small models behind the first: not behind calls to the large model
+            Backlog(partial(self._decide, level), MAX_ROUTED, f"small {level}") for level in range(1, len(plan.small))
+        ]
         self._room = BoundedSemaphore(MAX_ROUTED)
         self._watchdog = Watchdog(plan.grace_s)
         self._auditor = Auditor(plan.audit, self._second_opinion, observer) if plan.audit else None
@@ -110,9 +115,10 @@ class CascadeService:
 
     def stop(self) -> None:
         """Answer everything that is left."""
-        for executor in (self._next, self._routes):
-            executor.shutdown(wait=False, cancel_futures=True)
+        self._routes.shutdown(wait=False, cancel_futures=True)
         self._watchdog.stop()
+        for backlog in self._backlogs:
+            backlog.stop()
         if self._auditor is not None:
             self._auditor.stop()
 
@@ -156,17 +162,40 @@ class CascadeService:
                 self._route(sample)
             return
         model = self._small[level]
+        if level > 0:
+            samples = [self._reread(sample, level) for sample in self._in_time(level, samples)]
+        self._pass_on(level + 1, [one for one in samples if one.reading is None])
         readable = sorted((one for one in samples if one.reading is not None), key=lambda one: len(one.reading))
-        unsure = [one for one in samples if one.reading is None]
-        for start in range(0, len(readable), model.max_batch):
-            unsure += self._answer_sure(model, readable[start : start + model.max_batch])
-        if unsure and level + 1 < len(self._small):
-            self._submit(self._next, partial(self._decide_again, level + 1, unsure), unsure)
-        elif unsure:
-            self._decide(level + 1, unsure)
+        while readable:
+            batch, readable = readable[: model.max_batch], readable[model.max_batch :]
+            self._pass_on(level + 1, self._answer_sure(model, batch))
+            if level > 0:
+                readable = self._in_time(level, readable)
 
-    def _decide_again(self, level: int, samples: Sequence[Sample]) -> None:
-        self._decide(level, [self._reread(sample, level) for sample in samples])
+    def _pass_on(self, level: int, samples: Sequence[Sample]) -> None:
+        """Have model `level` decide: at once where it is the large one, a small one when it has time."""
+        if not samples:
+            return
+        if level == len(self._small):
+            self._decide(level, samples)
+            return
+        try:
+            left = self._backlogs[level - 1].put(samples)
+        except Unavailable as error:
+            for sample in samples:
+                self._fail(sample, error)
+            return
+        for sample in left:
+            self._fall_back(sample, Rejected(f"the queue is full: {MAX_ROUTED} samples await small model {level}"))
+
+    def _in_time(self, level: int, samples: Sequence[Sample]) -> list[Sample]:
+        """The samples that small model `level` may still answer in time; for the others it is too late to be asked."""
+        now_s = time.monotonic()
+        for sample in samples:
+            if sample.deadline_s <= now_s:
+                late = f"the deadline passed before small model {level} could be asked; raise slo_ms"
+                self._fall_back(sample, Rejected(late))
+        return [sample for sample in samples if sample.deadline_s > now_s]
 
     def _answer_sure(self, model: SmallModel, batch: Sequence[Sample]) -> list[Sample]:
         """Answer what the model is sure of; the others come back with its opinion, if it has one."""
@@ -200,14 +229,10 @@ class CascadeService:
         if not self._room.acquire(blocking=False):
             self._fall_back(sample, Rejected(f"the queue is full: {MAX_ROUTED} samples await the large model"))
             return
-        self._submit(self._routes, partial(self._ask_large, sample), [sample])
-
-    def _submit(self, executor: ThreadPoolExecutor, work: Callable[[], None], samples: Sequence[Sample]) -> None:
         try:
-            executor.submit(work)
+            self._routes.submit(self._ask_large, sample)
         except RuntimeError:
-            for sample in samples:
-                self._fail(sample, Unavailable("the model is being unloaded; retry on another replica"))
+            self._fail(sample, Unavailable("the model is being unloaded; retry on another replica"))
 
     def _ask_large(self, sample: Sample) -> None:
         try:
@@ -222,7 +247,7 @@ class CascadeService:
             self._room.release()
 
     def _fall_back(self, sample: Sample, error: Rejected) -> None:
-        """There is no time for the large model: an unsure answer is better than none."""
+        """There is no time for a larger model: an unsure answer is better than none."""
         if sample.opinion is None:
             self._fail(sample, error)
         else:

@@ -298,7 +298,7 @@ def test_whatever_goes_wrong_between_the_models_is_an_answer(
     plan: CascadePlan, tiny_build: Path, monkeypatch: pytest.MonkeyPatch, levels: int
 ) -> None:
     with serving(at(plan, *[1.1] * levels), tiny_build) as service:
-        monkeypatch.setattr(service, "_submit" if levels == 1 else "_route", lambda *_: 1 / 0)
+        monkeypatch.setattr(service, "_route" if levels == 1 else "_reread", lambda *_: 1 / 0)
         outcomes = answers(service, request(HARD), request(OTHER))
     assert [type(outcome) for outcome in outcomes] == [Internal, Internal]
     assert "ZeroDivisionError" in str(outcomes[0])
