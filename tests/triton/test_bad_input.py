@@ -100,6 +100,16 @@ def test_two_label_sets_in_one_request(infer: Any) -> None:
         infer("vit_scheduler", {"PIXELS": ("UINT8", pixels), "TASK": ("BYTES", tasks)})
 
 
+def test_a_token_id_that_the_model_does_not_have(infer: Any) -> None:
+    ids = np.array([[2, 4, 9999, 3]], np.int64)
+    tokens = {"INPUT_IDS": ids, "ATTENTION_MASK": np.ones_like(ids), "TOKEN_TYPE_IDS": np.zeros_like(ids)}
+    tensors = {name: ("INT64", array) for name, array in tokens.items()} | {
+        "TASK": ("BYTES", bytes_array([[b"intent"]]))
+    }
+    with pytest.raises(InferenceServerException, match=r"\[invalid\] INPUT_IDS has 9999; send ids from 0 to 16"):
+        infer("bert_scheduler", tensors)
+
+
 def test_unknown_level_named_to_the_executor(infer: Any) -> None:
     tensors = {"PIXELS": ("UINT8", np.zeros((1, 32, 32, 3), np.uint8)), "TASK": ("BYTES", bytes_array([[b"colour"]]))}
     with pytest.raises(InferenceServerException, match=r"\[invalid\] level -99 is unknown"):

@@ -81,7 +81,7 @@ class TaskPlan:
 
 @dataclass(frozen=True, slots=True)
 class SchedulerPlan:
-    """Queue by deadline, choose batch and level, call the executor."""
+    """Queue by deadline, choose batch and level, call the executor; `text` bounds what its encoder reads."""
 
     executor: str
     kind: Kind
@@ -93,6 +93,7 @@ class SchedulerPlan:
     overhead_ms: float
     executors: int = 1
     grace_s: float = 60.0
+    text: TextSpec | None = None
 
     def outlook(self) -> Outlook:
         """The plan as the policies see it."""

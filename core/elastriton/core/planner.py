@@ -188,6 +188,7 @@ def _scheduler(
         max_queue=goals.max_queue,
         overhead_ms=goals.overhead_ms,
         executors=encoder.instances,
+        text=encoder.text,
     )
 
 

@@ -64,9 +64,14 @@ class ImageSpec:
 
 @dataclass(frozen=True, slots=True)
 class TextSpec:
-    """How a text becomes token ids: at most `max_length` of them."""
+    """How a text becomes token ids: at most `max_length` of them.
+
+    The model has rows for `vocabulary` token ids and `segments` segment ids; None where any may come.
+    """
 
     max_length: int
+    vocabulary: int | None = None
+    segments: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,7 +196,7 @@ def _prompt_layers(heads: dict[str, tuple[TaskHead, tuple[str, ...]]]) -> int:
 def _text(encoder: EncoderConfig, model: TextModel) -> TextSpec:
     if encoder.max_length > model.max_length:
         raise ConfigError(f"max_length {encoder.max_length} is above the {model.max_length} positions of the model")
-    return TextSpec(encoder.max_length)
+    return TextSpec(encoder.max_length, model.encoder.vocabulary, model.encoder.segments)
 
 
 def save_tokenizer(source: str, folder: Path) -> None:

@@ -22,7 +22,7 @@ from elastriton.core.queue import Item
 from elastriton.core.scheduler import Scheduler, by_the_senders_clock
 from elastriton.runtime.executor import Arrays, Floats
 from elastriton.runtime.reply import Parts, Request, Watchdog, guard
-from elastriton.runtime.texts import Encoding, pad, unpad
+from elastriton.runtime.texts import Encoding, Ids, pad, unpad
 from elastriton.runtime.worker import Observer, Worker
 
 Parameters = dict[str, str | int | bool]
@@ -110,6 +110,9 @@ class SchedulingService:
         for encoding in encodings:
             if not 0 < len(encoding) <= longest:
                 raise InvalidInput(f"INPUT_IDS has {len(encoding)} tokens; between 1 and {longest} are allowed")
+            if self._plan.text is not None:
+                _check("INPUT_IDS", encoding.ids, self._plan.text.vocabulary)
+                _check("TOKEN_TYPE_IDS", encoding.segments, self._plan.text.segments)
         return [(encoding, len(encoding)) for encoding in encodings]
 
     def _run(self, decision: Decision) -> Sequence[Any]:
@@ -150,6 +153,12 @@ def classified(probabilities: Floats, labels: Sequence[str]) -> Arrays:
     """LABEL [n, 1] and PROBABILITIES [n, classes] of calibrated probabilities [n, classes]."""
     label = np.array([[labels[best].encode()] for best in probabilities.argmax(axis=-1)], dtype=object)
     return {"LABEL": label, "PROBABILITIES": probabilities}
+
+
+def _check(name: str, ids: Ids, rows: int | None) -> None:
+    """Raise InvalidInput for an id that the model has no row for: it would cost the whole batch its answer."""
+    if rows is not None and len(wrong := ids[(ids < 0) | (ids >= rows)]):
+        raise InvalidInput(f"{name} has {wrong[0]}; send ids from 0 to {rows - 1}, as the model's own tokenizer does")
 
 
 def _answer(item: Item, result: Any) -> None:

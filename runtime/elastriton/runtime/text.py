@@ -34,8 +34,10 @@ class TextEncoder(nn.Module):
         model.set_submodule(name, nn.Identity())
         self.model = model.eval()
         self.elastic = is_elastic(model)
+        self.vocabulary: int | None = getattr(model.config, "vocab_size", None)
         accepted = inspect.signature(model.forward).parameters
         self.reads_segments = "token_type_ids" in accepted and getattr(model.config, "type_vocab_size", 0) > 1
+        self.segments: int | None = model.config.type_vocab_size if self.reads_segments else None
 
     def forward(
         self,

@@ -134,6 +134,7 @@ def test_the_plan_lays_out_executors_schedulers_decoders_and_cascades(profile: P
     bert = plan.schedulers["bert_scheduler"]
     assert (bert.executor, bert.max_queue, bert.overhead_ms, bert.max_batch) == ("bert_executor", 7, 2.0, 8)
     assert (bert.tasks["intent"].slo_ms, bert.tasks["intent"].utility) == (50.0, 3.0)
+    assert bert.text == TextSpec(16, vocabulary=17, segments=2)
     assert plan.profile_sha256 == "digest"
 
 

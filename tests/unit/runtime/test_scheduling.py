@@ -16,6 +16,7 @@ from elastriton.core.drift import Drift
 from elastriton.core.errors import Internal, InvalidInput, Rejected, Unavailable
 from elastriton.core.policies import POLICIES
 from elastriton.core.policy import Decision, LargestBatch, Outlook
+from elastriton.core.profile import TextSpec
 from elastriton.core.queue import Item
 from elastriton.core.scheduler import Ended
 from elastriton.runtime.executor import Arrays
@@ -220,6 +221,19 @@ def test_the_padding_of_a_text_is_stripped_and_each_batch_padded_anew() -> None:
         outputs = answer(send(service, texts("three", [1, 2, 9, 4], [9, 1, 1])))
     assert shapes == [(2, 4)]
     assert outputs["LABEL"].tolist() == [[b"c"], [b"a"]]
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("INPUT_IDS", 10), ("INPUT_IDS", -1), ("TOKEN_TYPE_IDS", 2)])
+def test_ids_that_the_model_has_no_row_for_are_refused(name: str, wrong: int) -> None:
+    """The executor would fail for the whole batch; what is padding is nobody's id."""
+    inputs = texts("three", [1, 2, 9], [9, 1])
+    inputs[name][1, 2:] = wrong
+    with serving(plan=replace(TEXT, text=TextSpec(8, vocabulary=10, segments=2))) as service:
+        answer(send(service, inputs))
+        inputs[name][1, 1] = wrong
+        refusal = error(send(service, inputs))
+    assert type(refusal) is InvalidInput
+    assert f"{name} has {wrong}; send ids from 0 to {1 if 'TYPE' in name else 9}" in str(refusal)
 
 
 @pytest.mark.parametrize("row", [[], [1] * 9])
