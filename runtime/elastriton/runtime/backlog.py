@@ -11,7 +11,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from elastriton.core.errors import Unavailable
-from elastriton.runtime.outbox import guarded
+from elastriton.runtime.outbox import guarded, started
 
 T = TypeVar("T")
 
@@ -32,15 +32,17 @@ class Backlog(Generic[T]):
         self._stopped = False
 
     def put(self, items: Sequence[T]) -> Sequence[T]:
-        """Let `items` wait; those for whom there is no room come back. Raises Unavailable after the stop."""
+        """Let `items` wait; those for whom there is no room come back.
+
+        Raises Unavailable after the stop, and where the thread cannot be started.
+        """
         with self._wake:
             if self._stopped:
                 raise Unavailable("the model is being unloaded; retry on another replica")
+            if self._thread is None:
+                self._thread = started(self._name, self._run)
             room = self._room - len(self._waiting)
             self._waiting += items[:room]
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
             self._wake.notify()
         return items[room:]
 

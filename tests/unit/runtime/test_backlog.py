@@ -80,3 +80,20 @@ def test_an_error_in_the_work_does_not_end_it(caplog: pytest.LogCaptureFixture) 
         assert done.get(timeout=10) == [number]
     backlog.stop()
     assert "ValueError: broken" in caplog.text
+
+
+def test_a_thread_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = Busy()
+    backlog = Backlog(busy, 100, "test")
+    with monkeypatch.context() as few:
+        few.setattr(threading.Thread, "start", no_more_threads)
+        with pytest.raises(Unavailable, match="can't start new thread"):
+            backlog.put([1])
+    assert backlog.put([2]) == []
+    assert busy.begun.get(timeout=10) == [2], "who was told so does not wait"
+    busy.go.release()
+    backlog.stop()
+
+
+def no_more_threads(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
