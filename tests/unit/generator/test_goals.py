@@ -67,17 +67,15 @@ def test_goals_may_change_behind_the_profile(tiny_project: Path, tiny_build: Pat
 
 
 def test_a_plan_of_an_older_profile_is_not_generated(tiny_project: Path, tiny_build: Path, tmp_path: Path) -> None:
-    for file in ("profile.json", "plan.json"):
-        shutil.copy(tiny_build / file, tmp_path)
-    with pytest.raises(ConfigError, match=r"plan\.json is of another profile; run `elastriton plan` again"):
-        planned(tmp_path)
-    (tmp_path / "profile.json").unlink()
+    plan = plan_for(load_config(tiny_project / "elastriton.yaml"), tiny_build)
+    (tmp_path / "plan.json").write_text(dumps(plan))
     with pytest.raises(ConfigError, match=r"profile\.json does not exist"):
         planned(tmp_path)
-    plan = plan_for(load_config(tiny_project / "elastriton.yaml"), tiny_build)
     shutil.copy(tiny_build / "profile.json", tmp_path)
-    (tmp_path / "plan.json").write_text(dumps(plan))
     assert planned(tmp_path) == plan
+    (tmp_path / "profile.json").write_text((tiny_build / "profile.json").read_text() + " ")
+    with pytest.raises(ConfigError, match=r"plan\.json is of another profile; run `elastriton plan` again"):
+        planned(tmp_path)
 
 
 def changed(project: Path, where: str, value: Any) -> Config:
