@@ -108,12 +108,14 @@ class SchedulerPlan:
 class DecoderPlan:
     """Turn an encoded image into the pixels that the encoder of `task` reads, in `instances` processes side by side.
 
-    `slo_ms` is the task's own: what is older than that, or than its request says, is not decoded.
+    `slo_ms` is the task's own deadline, for requests that bring none. What says that it has less than `needed_ms` of
+    its deadline left, for decoding and for the fastest level, is not decoded.
     """
 
     task: str
     image: ImageSpec
     slo_ms: float
+    needed_ms: float = 0.0
     max_bytes: int = MAX_IMAGE_BYTES
     max_pixels: int = MAX_IMAGE_PIXELS
     instances: int = 1

@@ -96,7 +96,11 @@ def make_plan(
         schedulers=schedulers,
         decoders={
             f"{name}_decode": DecoderPlan(
-                name, image, goals.tasks[name].slo_ms, instances=decoders(task, encoder, profile.machine.cores)
+                name,
+                image,
+                goals.tasks[name].slo_ms,
+                needed_ms=round((task.decode_ms or 0.0) + fastest_ms(encoder) + goals.overhead_ms, 3),
+                instances=decoders(task, encoder, profile.machine.cores),
             )
             for name, task in profile.tasks.items()
             if (image := (encoder := profile.encoders[task.encoder]).image) is not None and name not in cascaded
@@ -153,6 +157,11 @@ def decoders(task: TaskProfile, encoder: EncoderProfile, cores: int) -> int:
         return 1
     fastest_per_s = encoder.instances * max(1000.0 * cell.batch / cell.p50_ms for cell in encoder.latency)
     return max(1, min(cores, math.ceil(task.decode_ms * fastest_per_s / 1000.0)))
+
+
+def fastest_ms(encoder: EncoderProfile) -> float:
+    """What the fastest level typically takes for the smallest batch, in ms."""
+    return min(cell.p50_ms for cell in encoder.latency)
 
 
 def _executor(encoder: EncoderProfile, tasks: dict[str, TaskProfile], kept: set[int]) -> ExecutorPlan:

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from elastriton.core.audit import Audit, AuditPlan
-from elastriton.core.errors import RequestError
+from elastriton.core.errors import RequestError, Unavailable
 from elastriton.runtime.executor import Floats
+from elastriton.runtime.outbox import started
 from elastriton.runtime.preparing import Row
 
 _LOG = logging.getLogger(__name__)
@@ -71,13 +72,13 @@ class Auditor:
         with self._lock:
             if self._stopped or self._random.random() >= self._plan.share:
                 return
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
-                self._thread.start()
-        try:
-            self._queue.put_nowait((sample.row, int(values.argmax())))
-        except queue.Full:
-            _LOG.debug("an audit was left out: %d wait already", WAITING)
+            try:
+                self._thread = self._thread or started("audit", self._run)
+                self._queue.put_nowait((sample.row, int(values.argmax())))
+            except Unavailable as error:
+                _LOG.debug("an audit was left out: %s", error)
+            except queue.Full:
+                _LOG.debug("an audit was left out: %d wait already", WAITING)
 
     def stop(self) -> None:
         """Leave out what waits and end the thread."""

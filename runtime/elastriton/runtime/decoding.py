@@ -1,6 +1,6 @@
 """The decoding service: image bytes in, pixels out. The body of backends/decode_image.
 
-    IMAGE, parameters ─► is its time over already? rejected ─► decode_image ─► PIXELS, TASK
+    IMAGE, parameters ─► is there time left? else rejected ─► decode_image ─► PIXELS, TASK
 
 Triton's queue in front of a decoder is first in, first out, and knows no deadlines. Were all of it decoded, an overload
 would spend the processors on images that the scheduler then rejects, and with that the time of those behind them.
@@ -42,15 +42,16 @@ class DecodingService:
         """The pixels of a request's images, and their task for each.
 
         Raises InvalidInput for bad parameters and for bytes that are no image; Rejected, without decoding any, where
-        the request has been under way for its deadline.
+        the request has been under way for so long that not even the fastest level could answer it in time.
         """
         options = parse_options(parameters, timeout_us)
         images = inputs["IMAGE"].ravel()
         slo_ms, waited_ms = options.slo_ms or self._plan.slo_ms, options.waited_ms(time.time() * 1000.0)
-        if waited_ms >= slo_ms:
+        if waited_ms and waited_ms + self._plan.needed_ms >= slo_ms:
             if self._observer and not options.background:
                 self._notes.put(partial(self._observer.rejected, len(images)))
-            late = hopeless(slo_ms - waited_ms, "the image is not decoded yet")
+            needed = f"decoding and the fastest level need {self._plan.needed_ms:.1f} ms"
+            late = hopeless(slo_ms - waited_ms, needed)
             raise by_the_senders_clock(late, waited_ms, slo_ms)
         plan = self._plan
         pixels = np.stack([decode_image(image, plan.image, plan.max_bytes, plan.max_pixels) for image in images])

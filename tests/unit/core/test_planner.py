@@ -9,7 +9,7 @@ from elastriton.core.audit import AuditPlan
 from elastriton.core.errors import ConfigError
 from elastriton.core.latency import Cell
 from elastriton.core.levels import constant_level
-from elastriton.core.planner import Goals, TaskGoal, decoders, make_plan, useful_gammas
+from elastriton.core.planner import Goals, TaskGoal, decoders, fastest_ms, make_plan, useful_gammas
 from elastriton.core.profile import (
     Accuracy,
     Artifact,
@@ -129,6 +129,9 @@ def test_the_plan_lays_out_executors_schedulers_decoders_and_cascades(profile: P
         "colour_decode": 100.0,
         "warm_decode": 70.0,
     }
+    assert plan.decoders["warm_decode"].needed_ms == pytest.approx(2.0 + fastest_ms(profile.encoders["vit"]), abs=1e-3)
+    more_ms = plan.decoders["colour_decode"].needed_ms - plan.decoders["warm_decode"].needed_ms
+    assert more_ms == pytest.approx(profile.tasks["colour"].decode_ms, abs=2e-3)
     assert plan.executors["vit_executor"].classes == 3
     assert plan.executors["rater_executor"].classes == 1
     bert = plan.schedulers["bert_scheduler"]

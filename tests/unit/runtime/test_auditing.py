@@ -170,3 +170,20 @@ def test_after_the_stop_nothing_is_audited() -> None:
     auditor.stop()
     assert auditor._thread is None
     assert told.audits.empty()
+
+
+def test_where_no_thread_can_be_started_an_audit_is_left_out_and_the_next_one_tries_again(
+    make: Callable[..., Auditor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told()
+    auditor = make(lambda row, slo_ms, utility: EARLY, told)
+    with monkeypatch.context() as few:
+        few.setattr(threading.Thread, "start", no_more_threads)
+        auditor.offer(Answered(("left out",)), EARLY)
+    auditor.offer(Answered(("hello",)), EARLY)
+    assert told.audits.get(timeout=10) == (True, False)
+    assert told.audits.empty()
+
+
+def no_more_threads(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
