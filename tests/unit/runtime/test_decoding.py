@@ -82,9 +82,7 @@ def test_what_has_too_little_time_left_for_the_fastest_level_is_not_decoded(make
     with decoding(replace(PLAN, needed_ms=10_000.0)) as service:
         service.pixels(data, sent(40_000))
         service.pixels(data, '{"slo_ms": 5000}')
-        with pytest.raises(
-            Rejected, match=r"\d{4}\.\d ms are left and .* level need 10000\.0 ms"
-        ):
+        with pytest.raises(Rejected, match=r"\d{4}\.\d ms are left and .* level need 10000\.0 ms"):
             service.pixels(data, sent(55_000))
 
 
