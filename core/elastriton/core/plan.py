@@ -108,8 +108,8 @@ class SchedulerPlan:
 class DecoderPlan:
     """Turn an encoded image into the pixels that the encoder of `task` reads, in `instances` processes side by side.
 
-    `slo_ms` is the task's own deadline, for requests that bring none. What says that it has less than `needed_ms` of
-    its deadline left, for decoding and for the fastest level, is not decoded.
+    `slo_ms` is the task's own deadline, for requests that bring none; `needed_ms` is what decoding and the fastest
+    level take alone. What says that it has too little time left for them is not decoded.
     """
 
     task: str
