@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,9 @@ class CascadeTask:
     cells: tuple[Cell, ...]
     plain: Floats
 
-    @property
+    @cached_property
     def rows(self) -> Sequence[Row]:
-        """The samples as clients send them."""
+        """The samples as clients send them; the images of a folder are read once."""
         return rows(self.data)
 
     @property

@@ -32,8 +32,6 @@ from elastriton.runtime.heads import Floats, TaskHead, save_head
 from elastriton.runtime.models import Head, TextModel, VisionModel, load_text, load_vision
 from elastriton.runtime.torch_encoder import default_precision, serving_device
 
-Labels = tuple[str, ...]
-
 
 @dataclass(frozen=True)
 class PreparedEncoder:
@@ -126,7 +124,7 @@ def prepare_small(
     number: int,
     model: str,
     kind: Kind,
-    alike: Collection[Labels],
+    alike: Collection[tuple[str, ...]],
     base: Path,
     artifacts: Path,
 ) -> PreparedSmall:

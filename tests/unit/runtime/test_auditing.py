@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from few_threads import refuse
 
 from elastriton.core.audit import AuditPlan
 from elastriton.core.errors import Rejected
@@ -178,12 +179,8 @@ def test_where_no_thread_can_be_started_an_audit_is_left_out_and_the_next_one_tr
     told = Told()
     auditor = make(lambda row, slo_ms, utility: EARLY, told)
     with monkeypatch.context() as few:
-        few.setattr(threading.Thread, "start", no_more_threads)
+        few.setattr(threading.Thread, "start", refuse)
         auditor.offer(Answered(("left out",)), EARLY)
     auditor.offer(Answered(("hello",)), EARLY)
     assert told.audits.get(timeout=10) == (True, False)
     assert told.audits.empty()
-
-
-def no_more_threads(_: threading.Thread) -> None:
-    raise RuntimeError("can't start new thread")

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Sequence
 
 import pytest
+from few_threads import refuse
 
 from elastriton.core.errors import Unavailable
 from elastriton.runtime.backlog import Backlog
@@ -86,14 +87,10 @@ def test_a_thread_that_cannot_be_started_is_tried_again(monkeypatch: pytest.Monk
     busy = Busy()
     backlog = Backlog(busy, 100, "test")
     with monkeypatch.context() as few:
-        few.setattr(threading.Thread, "start", no_more_threads)
+        few.setattr(threading.Thread, "start", refuse)
         with pytest.raises(Unavailable, match="can't start new thread"):
             backlog.put([1])
     assert backlog.put([2]) == []
     assert busy.begun.get(timeout=10) == [2], "who was told so does not wait"
     busy.go.release()
     backlog.stop()
-
-
-def no_more_threads(_: threading.Thread) -> None:
-    raise RuntimeError("can't start new thread")

@@ -3,13 +3,9 @@ from __future__ import annotations
 import threading
 
 import pytest
+from few_threads import refuse
 
 from elastriton.runtime.outbox import SENDERS, Outbox
-
-
-def refuse(thread: threading.Thread) -> None:
-    """What the start of a thread is where the process may have no more of them."""
-    raise RuntimeError("can't start new thread")
 
 
 def test_jobs_run_on_threads_that_start_with_the_first() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from few_threads import refuse
 
 from elastriton.core.errors import Internal, InvalidInput, Rejected, RequestError, Unavailable
 from elastriton.runtime.executor import Arrays
@@ -183,9 +184,6 @@ def test_nothing_ends_the_watchdog(broken: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_watchdog_whose_thread_cannot_be_started_says_so_and_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
     now, answered = [0.0], threading.Event()
     with watchdog(0.04, lambda: now[0]) as dog:
         with monkeypatch.context() as patch:
