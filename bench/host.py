@@ -1,9 +1,10 @@
 """The cores that the encoder shares with everything else: client, transport, decoding, answers.
 
-Every request takes `ms` of the whole machine outside of the encoder, one after the other; only `late_ms` where it is
-late when its turn comes, since decoders turn it away. Where both have work, each has half of the machine: an operating
-system shares it among threads and knows of no requests. So in a burst requests reach the scheduler late, and its
-batches take longer.
+Every request takes `ms` of the whole machine outside of the encoder, one after the other; `calm_ms` where it finds no
+other there, since every thread on its way has to be woken for it alone; only `late_ms` where it is late when its turn
+comes, since decoders turn it away. Where both have work, requests get SHARE of the machine and the encoder what is left
+(bench/shares.py measures it): an operating system shares it among threads, and requests have more of them. So in a
+burst requests reach the scheduler late, and its batches take longer.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from collections import deque
 
 from elastriton.core.queue import Item
 
-SHARE = 0.5
+SHARE = 0.7
 
 
 class Host:
     """Requests on their way to the scheduler, and its clock: arrivals, answers and `pass_time` are in order of time."""
 
-    def __init__(self, ms: float, late_ms: float) -> None:
-        self._each_s, self._late_s = ms / 1000.0, late_ms / 1000.0
+    def __init__(self, ms: float, calm_ms: float, late_ms: float) -> None:
+        self._each_s, self._calm_s, self._late_s = ms / 1000.0, calm_ms / 1000.0, late_ms / 1000.0
         self._left_s = 0.0  # of the first in the line
         self._line: deque[Item] = deque()
         self._now_s = 0.0
@@ -29,7 +30,7 @@ class Host:
         """A request that is sent now."""
         self._line.append(item)
         if len(self._line) == 1:
-            self._begin()
+            self._left_s = self._calm_s
 
     def ready_s(self, encoding: bool) -> float:
         """When the first in the line reaches the scheduler, while the encoder goes on; never if there is none."""
@@ -39,7 +40,7 @@ class Host:
         """The first in the line, which reaches the scheduler now."""
         item = self._line.popleft()
         if self._line:
-            self._begin()
+            self._left_s = self._late_s if self._line[0].deadline_s <= self._now_s else self._each_s
         return item
 
     def encoded_s(self, alone_s: float) -> float:
@@ -54,6 +55,3 @@ class Host:
         had_s = passed_s * (SHARE if encoding else 1.0)
         self._left_s -= had_s
         return had_s
-
-    def _begin(self) -> None:
-        self._left_s = self._late_s if self._line[0].deadline_s <= self._now_s else self._each_s

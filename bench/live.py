@@ -1,6 +1,6 @@
 """Policies live: the same arrivals, real images, a real tritonserver, true labels; beside what the simulator predicts.
 
-    python bench/live.py --requests 800     # profile, then 25 minutes of replays, longer where they are repeated
+    python bench/live.py --requests 4000    # profile, then half an hour of replays, longer where they are repeated
     python bench/live.py --encoder clip     # the same with CLIP ViT-B/16; bench/results/live_clip.json
 
 For every seed and policy a server is started, and the traces are replayed against it one by one (seeds outside,
@@ -8,11 +8,10 @@ policies inside: what drifts on the machine meets all of them). The load is a mu
 the bare profile. Client, decoders and encoder share the machine's cores: for the compact ViT served capacity is lower,
 and its loads are chosen lower for it. A record has policies.json's keys, but for the bound; `simulated` is the utility
 that bench/simulator.py expects for the same arrivals and tasks, on a machine that spends as much outside of the encoder
-as was measured a moment before (overhead.py's `host_ms`, `late_ms`, `call_ms` and `slower`, at the fastest level, but
-sent as replays are sent). `simulated_alone` is the same where the encoder has the machine for itself. `drift` is the
-last factor on the p99 that the scheduler has learnt, `batches_within_prediction` the share of batches that took no
-longer than predicted, and `pace` how long full batches take bare ÷ what the profile says, just before and behind a
-replay: neighbours on the same cores slow it, too.
+as was measured a moment before (surroundings.py). `simulated_alone` is the same where the encoder has the machine for
+itself. `drift` is the last factor on the p99 that the scheduler has learnt, `batches_within_prediction` the share of
+batches that took no longer than predicted, and `pace` how long full batches take bare ÷ what the profile says, just
+before and behind a replay: neighbours on the same cores slow it, too.
 
 The simulator knows of no neighbours. Where a virtual machine is lent its cores, a replay is run up to six times, until
 its host has `stolen` no more than a hundredth of their time; that is all that decides.
@@ -30,17 +29,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import psutil
 from live_table import STOLEN
 from live_tasks import ENCODERS, write_project
-from overhead import SLO_MS, TASK, alike, bare, each_ms, executor_of, measure, slower
+from overhead import TASK, bare, executor_of
 from peers import policies
 from rich.console import Console
 from setting import SURROUNDINGS, Setting, from_plan
 from simulator import simulate
+from surroundings import surrounded
 from traces import available
 
 from elastriton.core.plan import Plan
@@ -60,7 +59,6 @@ POLICY_NAMES = ("ours", "largest-batch", "otas", "slackfit", "infaas", "pets", "
 TRACE_NAMES = ("step", "mmpp", "azure-code")
 TRIES = 6
 ROUNDS = 5
-SATURATING_PER_S = 5000.0  # more than the server turns away, however small the encoder
 
 console = Console(width=150)
 Samples = dict[str, list[Sample]]
@@ -119,7 +117,8 @@ def main() -> None:
     batches: list[dict[str, Any]] = []
     for seed in range(arguments.seeds):
         for name in arguments.policy:
-            for record, log in replays(replace(bench, setting=measured(bench)), name, seed):
+            now = surrounded(setting, plan, build, few, ROUNDS)
+            for record, log in replays(replace(bench, setting=now), name, seed):
                 records.append(record)
                 batches.append({key: record[key] for key in ("trace", "load", "seed", "policy")} | {"batches": log})
                 console.print(shown(record))
@@ -135,18 +134,6 @@ def main() -> None:
     beside = output.with_name(f"{output.stem}_meta.json")
     beside.write_text(json.dumps(meta) + "\n", encoding="utf-8")
     (build / "batches.json").write_text(json.dumps(batches) + "\n", encoding="utf-8")
-
-
-def measured(bench: Bench) -> Setting:
-    """The bench's setting, with what requests and batches take now of the machine outside of the encoder."""
-    setting = bench.setting
-    fastest = min(setting.p50_ms, key=lambda gamma: setting.p50_ms[gamma][-1])
-    images = bench.images
-    figures, _ = measure(bench.plan, bench.build, bench.executor, images, len(images), ROUNDS, burst, fastest)
-    factor = median(slower(figures, bench.executor.max_batch))
-    call_ms = max(0.0, median(figures["call_ms"]))
-    host_ms, late_ms = (median(each_ms(figures[name])) for name in ("rejected", "late"))
-    return replace(setting, host_ms=host_ms, late_ms=late_ms, call_ms=call_ms, slower=max(1.0, factor))
 
 
 def replays(bench: Bench, name: str, seed: int) -> Iterator[tuple[dict[str, Any], list[Any]]]:
@@ -180,15 +167,6 @@ def replays(bench: Bench, name: str, seed: int) -> Iterator[tuple[dict[str, Any]
                 yield record, rows
 
 
-def burst(url: str, images: list[bytes], slo_ms: float, same_clock: bool) -> float:
-    """Samples per second of a replay that sends far more than the server keeps up with, nothing of it being late."""
-    arrivals = make_load("poisson", len(images), SATURATING_PER_S, 0)
-    samples = [Sample(TASK, image, None, "", slo_ms, 1.0) for image in images]
-    sent = asyncio.run(replay(url, arrivals, samples, timeout_s=2.0 * SLO_MS / 1000.0, same_clock=same_clock))
-    alike([one.outcome for one in sent], "answered" if slo_ms == SLO_MS else "rejected")
-    return len(sent) / (max(one.at_s + one.latency_ms / 1000.0 for one in sent) - sent[0].at_s)
-
-
 def undisturbed(
     bench: Bench, url: str, arrivals: Load, seed: int, log: Path
 ) -> tuple[list[Sent], list[list[float]], float]:
@@ -210,7 +188,7 @@ def pace(bench: Bench) -> float:
     """How long the encoder takes now for full batches at level 0, with nothing else to do, ÷ what the profile says."""
     size = bench.executor.max_batch
     image = bench.plan.decoders[f"{TASK}_decode"].image
-    per_s = bare(bench.executor, image, bench.images[: 3 * size], 0, decode=False)
+    per_s = bare(bench.executor, image, bench.images[: 3 * size], decode=False)
     return 1000.0 * size / per_s / bench.setting.p50_ms[0][size]
 
 

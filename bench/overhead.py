@@ -2,12 +2,7 @@
 
 Both run the demo's vision encoder at level 0 with batches of up to 32 on the same cores, in turns. The bare executor
 is given pixels; the served path also decodes JPEGs, queues, schedules, crosses five processes, and shares the cores
-with the client that loads it. A third figure adds the decoding to the bare executor, to tell the two apart. `call_ms`
-is how much longer one sample takes through the scheduler and a call between models than bare, with nothing else to do.
-`host_ms` is what a request takes of the machine outside of the encoder (client, transport, decoding, answer): the time
-per request where all have a deadline so short that the scheduler rejects them. What then remains of the time per answer
-is the encoder's: `slower` times what it takes bare, since they share caches and memory. `late_ms` is the time of
-requests that say when they were sent, so that the decoder knows that they are late, and turns them away itself.
+with the client that loads it. A third figure adds the decoding to the bare executor, to tell the two apart.
 
     make demo && python bench/overhead.py        (about 2 minutes; writes bench/results/overhead.json)
 """
@@ -18,7 +13,6 @@ import argparse
 import json
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from spread import ratios, spread
 
-from elastriton.client import Answer, Client, RejectedError
+from elastriton.client import Answer, Client
 from elastriton.core.plan import PLAN_FILE, ExecutorPlan, Plan
 from elastriton.core.profile import ImageSpec
 from elastriton.core.records import load
@@ -42,10 +36,6 @@ ROOT = Path(__file__).parents[1]
 TASK = "eurosat"
 IN_FLIGHT = 96
 SLO_MS = 60_000.0
-HOPELESS_MS = 0.5  # less than any level takes, and than any request is under way
-
-Send = Callable[[str, list[bytes], float, bool], float]
-"""Images to a server's address, with a deadline that counts from sending or not: samples per second."""
 
 
 def main() -> None:
@@ -60,101 +50,35 @@ def main() -> None:
     config = load_config(ROOT / "examples/demo/elastriton.yaml").tasks[TASK]
     assert config.data is not None
     images = list(load_data(ROOT / "examples/demo" / config.data.path).images)
+    images = (images * (arguments.samples // len(images) + 1))[: arguments.samples]
     executor = load_executor(executor_of(plan), arguments.build)
-    figures, version = measure(
-        plan, arguments.build, executor, images, arguments.samples, arguments.rounds, closed_loop
-    )
-    max_batch = executor.max_batch
-    outside = {
-        "host_ms": each_ms(figures["rejected"]),
-        "late_ms": each_ms(figures["late"]),
-        "slower": slower(figures, max_batch),
-        "call_ms": figures["call_ms"],
-    }
+    image = plan.decoders[f"{TASK}_decode"].image
+    with tempfile.TemporaryDirectory() as folder:
+        generate(only_level(plan, 0), arguments.build, Path(folder) / "repository")
+        with Server(Path(folder) / "repository", log=Path(folder) / "log") as server:
+            figures = take_turns(
+                arguments.rounds,
+                {
+                    "bare": lambda: bare(executor, image, images, decode=False),
+                    "bare_with_decoding": lambda: bare(executor, image, images, decode=True),
+                    "triton": lambda: closed_loop(f"grpc://{server.grpc_url}", images),
+                },
+            )
+            version = server.version
     result = {
-        "samples_per_s": {name: spread(figures[name]) for name in ("bare", "bare_with_decoding", "triton")},
+        "samples_per_s": {name: spread(values) for name, values in figures.items()},
         "triton_over_bare": spread(ratios(figures["triton"], figures["bare"])),
-        **{name: spread(values) for name, values in outside.items()},
         "rounds": arguments.rounds,
         "samples_per_round": arguments.samples,
         "in_flight": IN_FLIGHT,
         "gamma": 0,
-        "max_batch": max_batch,
+        "max_batch": executor.max_batch,
         "triton_version": version,
         "machine": asdict(this_machine()),
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({key: result[key] for key in ("samples_per_s", "triton_over_bare")}, indent=1))
-
-
-def measure(
-    plan: Plan,
-    build: Path,
-    executor: ElasticExecutor,
-    images: list[bytes],
-    samples: int,
-    rounds: int,
-    send: Send,
-    gamma: int = 0,
-) -> tuple[dict[str, list[float]], str]:
-    """Samples per second and `call_ms`, round by round, at one level, and the server's version."""
-    images = (images * (samples // len(images) + 1))[:samples]
-    few = images[: max(5, samples // 10)]
-    image = plan.decoders[f"{TASK}_decode"].image
-    with tempfile.TemporaryDirectory() as folder:
-        generate(only_level(plan, gamma), build, Path(folder) / "repository")
-        with (
-            Server(Path(folder) / "repository", log=Path(folder) / "log") as server,
-            Client(url := f"grpc://{server.grpc_url}", timeout_s=120.0) as client,
-        ):
-            figures = take_turns(
-                rounds,
-                {
-                    "bare": lambda: bare(executor, image, images, gamma, decode=False),
-                    "bare_with_decoding": lambda: bare(executor, image, images, gamma, decode=True),
-                    "triton": lambda: send(url, images, SLO_MS, True),
-                    "rejected": lambda: send(url, images, HOPELESS_MS, False),
-                    "late": lambda: send(url, images, HOPELESS_MS, True),
-                    "call_ms": lambda: alone_ms(server, client, few) - bare_ms(executor, image, few, gamma),
-                },
-            )
-            return figures, server.version
-
-
-def each_ms(per_s: list[float]) -> list[float]:
-    """What a request takes of the whole machine, round by round."""
-    return [1000.0 / value for value in per_s]
-
-
-def slower(figures: dict[str, list[float]], max_batch: int) -> list[float]:
-    """How much longer the encoder takes in full batches beside all that, round by round: a factor."""
-    names = ("bare", "triton", "rejected", "call_ms")
-    rounds = zip(*(figures[name] for name in names), strict=True)
-    return [
-        (1000.0 / triton - 1000.0 / rejected - call_ms / max_batch) * bare / 1000.0
-        for bare, triton, rejected, call_ms in rounds
-    ]
-
-
-def alone_ms(server: Server, client: Client, images: list[bytes]) -> float:
-    """The mean time of a batch of one, from its decision to its results, with nothing else under way."""
-    before_ms, batches = _batches(server)
-    for image in images:
-        client.classify(TASK, images=[image])
-    after_ms, more = _batches(server)
-    return (after_ms - before_ms) / (more - batches)
-
-
-def _batches(server: Server) -> tuple[float, float]:
-    """The scheduler's own count: all batches' time in ms, and their number."""
-    with urllib.request.urlopen(server.metrics_url, timeout=10) as answer:
-        lines = answer.read().decode().splitlines()
-    total_ms, count = (
-        sum(float(line.split()[-1]) for line in lines if line.startswith(f"elastriton_batch_ms_{what}{{"))
-        for what in ("sum", "count")
-    )
-    return total_ms, count
 
 
 def executor_of(plan: Plan) -> ExecutorPlan:
@@ -176,35 +100,26 @@ def only_level(plan: Plan, gamma: int) -> Plan:
     return replace(plan, schedulers=schedulers, decoders=decoders)
 
 
-def bare(executor: ElasticExecutor, spec: ImageSpec, images: list[bytes], gamma: int, *, decode: bool) -> float:
-    """Samples per second of the executor in this process, in full batches."""
+def bare(executor: ElasticExecutor, spec: ImageSpec, images: list[bytes], *, decode: bool) -> float:
+    """Samples per second of the executor in this process at level 0, in full batches."""
     pixels = [] if decode else [decode_image(image, spec) for image in images]
     started_s = time.perf_counter()
     for start in range(0, len(images), executor.max_batch):
         if decode:
             pixels[start:] = [decode_image(image, spec) for image in images[start : start + executor.max_batch]]
         batch = np.stack(pixels[start : start + executor.max_batch])
-        executor.logits({"pixels": batch}, [TASK] * len(batch), gamma)
+        executor.logits({"pixels": batch}, [TASK] * len(batch), 0)
     return len(images) / (time.perf_counter() - started_s)
 
 
-def bare_ms(executor: ElasticExecutor, spec: ImageSpec, images: list[bytes], gamma: int) -> float:
-    """The mean time of a batch of one in the executor of this process."""
-    pixels = [decode_image(image, spec)[None] for image in images]
-    started_s = time.perf_counter()
-    for one in pixels:
-        executor.logits({"pixels": one}, [TASK], gamma)
-    return 1000.0 * (time.perf_counter() - started_s) / len(pixels)
-
-
-def closed_loop(url: str, images: list[bytes], slo_ms: float, same_clock: bool) -> float:
+def closed_loop(url: str, images: list[bytes]) -> float:
     """Samples per second through the ensemble, with enough in flight to keep the executor busy."""
-    with Client(url, timeout_s=120.0, max_in_flight=IN_FLIGHT, same_clock=same_clock) as client:
+    with Client(url, timeout_s=120.0, max_in_flight=IN_FLIGHT) as client:
         client.classify(TASK, images=images[:1])  # a connection's first request is slow
         started_s = time.perf_counter()
-        outcomes = client.classify(TASK, images=images, slo_ms=slo_ms, return_errors=True)
+        outcomes = client.classify(TASK, images=images, slo_ms=SLO_MS, return_errors=True)
         per_s = len(images) / (time.perf_counter() - started_s)
-    alike([type(outcome) for outcome in outcomes], Answer if slo_ms == SLO_MS else RejectedError)
+    alike([type(outcome) for outcome in outcomes], Answer)
     return per_s
 
 

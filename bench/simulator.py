@@ -7,6 +7,7 @@ table's; the noise is drawn per batch index, so every policy meets the same stre
 earns utility x accuracy of its task at the level it ran at (an expectation: no labels are drawn), else nothing. Where
 requests cost the machine time outside of the encoder (host.py), they reach the scheduler later, and say so
 (`sent_unix_ms`): their deadlines count from their arrival. And batches then take longer, as the host has its share.
+A batch is answered, and its executor free, only when the call that brought it there has ended, too.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ SHORTEST_WAIT_S = 0.001  # the worker's
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a policy made of a load. `accuracy` is the mean over what was answered in time."""
+    """What a policy made of a load, and when the last was answered. `accuracy` is the mean over what was in time."""
 
     served: int
     utility: float
@@ -41,6 +42,7 @@ class Outcome:
     p50_ms: float
     p99_ms: float
     dropped: float
+    ended_s: float
     levels: dict[int, int]
     decision_mean_ms: float
     decision_p99_ms: float
@@ -51,15 +53,16 @@ class _Run:
 
     def __init__(self, setting: Setting, requests: int, policy: Policy, seed: int) -> None:
         self.setting = setting
-        self.host = Host(setting.host_ms, setting.late_ms)
+        self.host = Host(setting.host_ms, setting.calm_ms, setting.late_ms)
         self.scheduler = Scheduler(setting.fresh_outlook(), policy)
         self.overhead_s = setting.overhead_ms / 1000.0
         noise = np.random.default_rng([seed, 2]).standard_normal(requests)
         self.noise = np.clip(noise, -Z_MAX, Z_MAX).tolist()
         self.busy: list[tuple[float, int, float, Decision]] = []  # ends if nothing delays it, number, start, batch
+        self.calls: list[tuple[float, int, float, Decision]] = []  # the same of batches that are encoded
         self.wake_s = math.inf
         self.batches = self.dropped = self.in_time = 0
-        self.utility = self.accuracy = 0.0
+        self.utility = self.accuracy = self.ended_s = 0.0
         self.latencies: list[float] = []
         self.levels: Counter[int] = Counter()
         self.decision_s: list[float] = []
@@ -67,7 +70,8 @@ class _Run:
     def next_s(self) -> float:
         """When something happens, arrivals apart."""
         ends_s = self.host.encoded_s(self.busy[0][0]) if self.busy else math.inf
-        return min(ends_s, self.host.ready_s(bool(self.busy)), self.wake_s)
+        called_s = self.calls[0][0] if self.calls else math.inf
+        return min(ends_s, called_s, self.host.ready_s(bool(self.busy)), self.wake_s)
 
     def pass_time(self, now_s: float) -> None:
         """Go on to `now_s`: batches that the host kept waiting end later."""
@@ -81,13 +85,16 @@ class _Run:
         while self.host.ready_s(encoding) <= now_s:
             self._admit(self.host.next(), now_s)
         while self.busy and self.busy[0][0] <= now_s:
-            _, _, start_s, decision = heapq.heappop(self.busy)
+            _, number, start_s, decision = heapq.heappop(self.busy)
+            heapq.heappush(self.calls, (now_s + self.setting.call_ms / 1000.0, number, start_s, decision))
+        while self.calls and self.calls[0][0] <= now_s:
+            _, _, start_s, decision = heapq.heappop(self.calls)
             self._answer(decision, start_s, now_s)
 
     def dispatch(self, now_s: float) -> None:
         """Give idle executors work until the policy wants to wait or nothing is left."""
         self.wake_s = math.inf
-        while len(self.busy) < self.setting.executors:
+        while len(self.busy) + len(self.calls) < self.setting.executors:
             self._expire(now_s)
             before = time.perf_counter()
             decision = self.scheduler.next(now_s)
@@ -113,7 +120,7 @@ class _Run:
 
     def _answer(self, decision: Decision, start_s: float, now_s: float) -> None:
         self.scheduler.ended(decision, start_s, now_s)
-        answered_s = now_s + self.overhead_s
+        answered_s = self.ended_s = now_s + self.overhead_s
         self.levels[decision.gamma] += len(decision.batch)
         for item in decision.batch:
             self.latencies.append(answered_s - item.arrival_s + item.payload)  # what the host took
@@ -155,6 +162,7 @@ def simulate(setting: Setting, items: Sequence[Item], policy: Policy, seed: int)
         p50_ms=float(np.percentile(latencies_ms, 50)),
         p99_ms=float(np.percentile(latencies_ms, 99)),
         dropped=run.dropped / len(items),
+        ended_s=run.ended_s,
         levels=dict(sorted(run.levels.items())),
         decision_mean_ms=float(decision_ms.mean()),
         decision_p99_ms=float(np.percentile(decision_ms, 99)),

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from host import Host
+from host import SHARE, Host
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from setting import Setting, Task
@@ -26,9 +26,9 @@ STEP_MS = 1 / 32
 @example(arrivals=[0, 0, 0, 0, 18], each=2, start=0, work=10)
 @settings(max_examples=100, deadline=None)
 def test_requests_and_the_encoder_share_the_machine(arrivals: list[int], each: int, start: int, work: int) -> None:
-    """Against small steps of time: both have work, both have half of a step."""
+    """Against small steps of time: where both have work, both have their part of a step."""
     ready, ended = _in_steps(sorted(arrivals), each, start, work)
-    host = Host(float(each), 0.0)
+    host = Host(float(each), float(each), 0.0)
     to_come = [Item("t", at / 1000.0, 1.0, 1.0, 8) for at in sorted(arrivals)]
     starts_s, ends_s, done_s = start / 1000.0, math.inf, math.inf
     got: list[tuple[float, float]] = []
@@ -57,13 +57,13 @@ def _in_steps(arrivals: list[int], each: int, start: int, work: int) -> tuple[li
     while max(ready) == math.inf or ended == math.inf:
         line = [index for index, at in enumerate(arrivals) if at <= now and ready[index] == math.inf]
         encoding = now >= start and ended == math.inf
-        share = STEP_MS / 2 if line and encoding else STEP_MS
+        share = SHARE if encoding else 1.0
         now += STEP_MS
         if encoding:
-            to_do -= share
+            to_do -= STEP_MS * (1.0 - share if line else 1.0)
             ended = now if to_do <= 0 else math.inf
         if line:
-            left[line[0]] -= share
+            left[line[0]] -= STEP_MS * share
             ready[line[0]] = now if left[line[0]] <= 0 else math.inf
     return ready, ended
 
@@ -75,15 +75,15 @@ def test_requests_reach_the_scheduler_late_and_batches_wait_for_what_arrives() -
     alone = simulate(setting, items, LargestBatch(), seed=0)
     assert alone.p50_ms == pytest.approx(13.0)  # 0 to 10 and 10 to 20
     assert alone.on_time == 1.0
-    shared = simulate(replace(setting, host_ms=2.0), items, LargestBatch(), seed=0)
-    assert shared.p50_ms == pytest.approx(14.0)  # ready at 2 and at 8; 2 to 14, since the second takes 2 of it
+    shared = simulate(replace(setting, host_ms=2.0, calm_ms=2.0), items, LargestBatch(), seed=0)
+    assert shared.p50_ms == pytest.approx(14.0)  # ready at 2 and at 6.9; 2 to 14, since the second takes 2 of it
     assert (shared.served, shared.dropped, shared.on_time) == (1, 0.5, 0.5), "due at 23, it would be done at 24"
     called = simulate(replace(setting, call_ms=1.0), items, LargestBatch(), seed=0)
     assert called.p50_ms == pytest.approx(14.5), "0 to 11 and 11 to 22"
 
 
 def test_who_is_late_when_its_turn_comes_takes_less() -> None:
-    host, ready_ms = Host(3.0, 2.0), []
+    host, ready_ms = Host(3.0, 4.0, 2.0), []
     for due_ms in (2, 3, 100, 9):
         host.arrive(Item("t", 0.0, due_ms / 1000.0, 1.0, 8))
     for _ in range(4):
@@ -91,4 +91,6 @@ def test_who_is_late_when_its_turn_comes_takes_less() -> None:
         host.pass_time(now_s, encoding=False)
         host.next()
         ready_ms.append(1000.0 * now_s)
-    assert ready_ms == pytest.approx([3.0, 5.0, 8.0, 11.0]), "the last one's turn comes at 8, in time"
+    assert ready_ms == pytest.approx([4.0, 6.0, 9.0, 11.0]), "the first is alone; the last one's turn comes at 9: late"
+    host.arrive(Item("t", 0.011, 1.0, 1.0, 8))
+    assert 1000.0 * host.ready_s(encoding=False) == pytest.approx(15.0), "alone, too"
