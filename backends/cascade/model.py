@@ -19,8 +19,8 @@ class TritonPythonModel:
         plan = triton.load_plan(CascadePlan, args)
         answer = ["SCORE"] if plan.objective == "regression" else ["PROBABILITIES"]
         call = partial(triton.call, outputs=[*answer, "GAMMA"])
-        metrics = CascadeMetrics(args["model_name"], plan.task, len(plan.small) + 1)
-        self._service = CascadeService(plan, triton.version_folder(args), call, metrics)
+        self._metrics = CascadeMetrics(args["model_name"], plan.task, len(plan.small) + 1)
+        self._service = CascadeService(plan, triton.version_folder(args), call, self._metrics)
         triton.settle()
 
     def execute(self, requests: list[Any]) -> None:
@@ -28,5 +28,6 @@ class TritonPythonModel:
         self._service.handle([triton.read(request) for request in requests])
 
     def finalize(self) -> None:
-        """Answer what is left."""
+        """Answer what is left, and count it."""
         self._service.stop()
+        self._metrics.close()

@@ -18,7 +18,8 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Read the plan."""
         plan = triton.load_plan(DecoderPlan, args)
-        self._service = DecodingService(plan, DecoderMetrics(args["model_name"], plan.task))
+        self._metrics = DecoderMetrics(args["model_name"], plan.task)
+        self._service = DecodingService(plan, self._metrics)
         triton.settle()
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -28,6 +29,7 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Count what is left to count."""
         self._service.stop()
+        self._metrics.close()
 
     def _outcome(self, request: Any) -> Arrays | RequestError:
         try:

@@ -18,8 +18,8 @@ class TritonPythonModel:
         """Build the service; its threads start with the first request (no BLS may happen before this returns)."""
         plan = triton.load_plan(SchedulerPlan, args)
         call = partial(triton.call, outputs=["LOGITS"])
-        metrics = SchedulerMetrics(args["model_name"], sorted({cell.gamma for cell in plan.latency}), plan.tasks)
-        self._service = SchedulingService(plan, call, metrics)
+        self._metrics = SchedulerMetrics(args["model_name"], sorted({cell.gamma for cell in plan.latency}), plan.tasks)
+        self._service = SchedulingService(plan, call, self._metrics)
         triton.settle()
 
     def execute(self, requests: list[Any]) -> None:
@@ -28,5 +28,6 @@ class TritonPythonModel:
             self._service.handle(triton.read(request))
 
     def finalize(self) -> None:
-        """Answer what is left."""
+        """Answer what is left, and count it."""
         self._service.stop()
+        self._metrics.close()

@@ -1,24 +1,20 @@
 """Prometheus metrics of the services, on Triton's own /metrics. Triton's `nv_inference_*` durations do not see deferred
-answers: these are the truth.
-
-Every call goes through one lock: two threads inside Triton's metric API abort the whole server (2.51, measured).
+answers: these are the truth, a moment later (book.py).
 """
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
 
 import triton_python_backend_utils as pb_utils
 
 from elastriton.core.drift import Drift
 from elastriton.core.queue import Item
 from elastriton.core.scheduler import Ended
+from elastriton.runtime.book import TELLING, Book, Series
 from elastriton.runtime.worker import Lost
 
-_LOCK = threading.Lock()
 _MS_BUCKETS = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0]
 _SIZE_BUCKETS = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]
 
@@ -45,42 +41,43 @@ class SchedulerMetrics:
         utility = _Family("COUNTER", "elastriton_utility_total", "Expected utility of the answers in time")
         self._utility = utility.metric({"model": model})
         self._outcomes = _outcomes(model, tasks)
+        self._book = Book()
+        self.close = self._book.close
 
     def batch(self, ended: Ended, drift: Drift) -> None:
         """Note one batch."""
-        with _LOCK:
-            self._batches[ended.gamma].value.increment(1)
-            self._samples[ended.gamma].value.increment(ended.size)
-            self._size.value.observe(float(ended.size))
-            self._took.value.observe(ended.took_ms)
-            self._predicted.value.observe(ended.predicted_ms)
-            self._waiting.value.set(float(ended.waiting))
-            self._typical.value.set(drift.typical)
-            self._safe.value.set(drift.safe)
-            self._utility.value.increment(ended.utility)
-            for outcome, counts in (("in_time", ended.in_time), ("late", ended.late)):
-                for task, count in counts.items():
-                    self._outcomes[task, outcome].value.increment(count)
+        note = self._book
+        note.add(self._batches[ended.gamma])
+        note.add(self._samples[ended.gamma], ended.size)
+        note.observe(self._size, float(ended.size))
+        note.observe(self._took, ended.took_ms)
+        note.observe(self._predicted, ended.predicted_ms)
+        note.set(self._waiting, float(ended.waiting))
+        note.set(self._typical, drift.typical)
+        note.set(self._safe, drift.safe)
+        note.add(self._utility, ended.utility)
+        for outcome, counts in (("in_time", ended.in_time), ("late", ended.late)):
+            for task, count in counts.items():
+                note.add(self._outcomes[task, outcome], count)
 
     def lost(self, items: Sequence[Item], outcome: Lost, waiting: int) -> None:
         """Note items that got an error; nobody waits for those in the background."""
-        tasks = Counter(item.task for item in items if not item.background)
-        with _LOCK:
-            self._waiting.value.set(float(waiting))
-            for task, count in tasks.items():
-                self._outcomes[task, outcome].value.increment(count)
+        self._book.set(self._waiting, float(waiting))
+        for task, count in Counter(item.task for item in items if not item.background).items():
+            self._book.add(self._outcomes[task, outcome], count)
 
 
 class DecoderMetrics:
     """What a decoder turns away before the scheduler can."""
 
     def __init__(self, model: str, task: str) -> None:
-        self._task, self._outcomes = task, _outcomes(model, [task])
+        self._rejected = _outcomes(model, [task])[task, "rejected"]
+        self._book = Book()
+        self.close = self._book.close
 
     def rejected(self, samples: int) -> None:
         """Note the samples of one request that was late."""
-        with _LOCK:
-            self._outcomes[self._task, "rejected"].value.increment(samples)
+        self._book.add(self._rejected, samples)
 
 
 class CascadeMetrics:
@@ -100,40 +97,31 @@ class CascadeMetrics:
         self._audits = {what: audits.metric(by_model | {"agrees": str(what).lower()}) for what in (True, False)}
         alarm = _Family("GAUGE", "elastriton_cascade_alarm", "1 once early answers are wrong more often than certified")
         self._alarm = alarm.metric(by_model)
-        with _LOCK:
-            self._alarm.value.set(0.0)  # the server keeps the value of a model that is loaded again
+        with TELLING:
+            self._alarm.metric.set(0.0)  # the server keeps the value of a model that is loaded again
+        self._book = Book()
+        self.close = self._book.close
 
     def answered(self, level: int, *, fallback: bool, in_time: bool) -> None:
         """Note one answer."""
-        with _LOCK:
-            self._levels[level].value.increment(1)
-            self._outcomes[self._task, "in_time" if in_time else "late"].value.increment(1)
-            if fallback:
-                self._fallbacks.value.increment(1)
+        self._book.add(self._levels[level])
+        self._book.add(self._outcomes[self._task, "in_time" if in_time else "late"])
+        if fallback:
+            self._book.add(self._fallbacks)
 
     def lost(self, outcome: Lost) -> None:
         """Note one sample that got an error."""
-        with _LOCK:
-            self._outcomes[self._task, outcome].value.increment(1)
+        self._book.add(self._outcomes[self._task, outcome])
 
     def shortened(self, words: int, kept: int) -> None:
         """Note one text that was pruned."""
-        with _LOCK:
-            self._kept.value.increment(kept)
-            self._cut.value.increment(words - kept)
+        self._book.add(self._kept, kept)
+        self._book.add(self._cut, words - kept)
 
     def audited(self, agrees: bool, alarm: bool) -> None:
         """Note one audit."""
-        with _LOCK:
-            self._audits[agrees].value.increment(1)
-            self._alarm.value.set(float(alarm))
-
-
-class _Metric(NamedTuple):
-    """A metric and its family, which must outlive it: else the next update fails, and may abort the server."""
-
-    value: Any
-    family: Any
+        self._book.add(self._audits[agrees])
+        self._book.set(self._alarm, float(alarm))
 
 
 class _Family:
@@ -141,18 +129,18 @@ class _Family:
 
     def __init__(self, kind: str, name: str, description: str) -> None:
         families = pb_utils.MetricFamily
-        with _LOCK:
+        with TELLING:
             self._family = families(name=name, description=description, kind=getattr(families, kind))
 
-    def metric(self, labels: dict[str, str], buckets: list[float] | None = None) -> _Metric:
+    def metric(self, labels: dict[str, str], buckets: list[float] | None = None) -> Series:
         """One series of the family; histograms have buckets."""
-        with _LOCK:
+        with TELLING:
             if buckets is None:
-                return _Metric(self._family.Metric(labels=labels), self._family)
-            return _Metric(self._family.Metric(labels=labels, buckets=buckets), self._family)
+                return Series(self._family.Metric(labels=labels), self._family)
+            return Series(self._family.Metric(labels=labels, buckets=buckets), self._family)
 
 
-def _outcomes(model: str, tasks: Iterable[str]) -> dict[tuple[str, str], _Metric]:
+def _outcomes(model: str, tasks: Iterable[str]) -> dict[tuple[str, str], Series]:
     """A counter for each task and what may become of its samples, by both."""
     family = _Family("COUNTER", "elastriton_outcomes_total", "Valid samples by what became of them")
     return {
