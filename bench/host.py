@@ -14,7 +14,7 @@ from collections import deque
 
 from elastriton.core.queue import Item
 
-SHARE = 0.7
+SHARE = 0.65
 
 
 class Host:

@@ -30,7 +30,7 @@ Z_MAX = 4.0  # noise beyond four sigmas is cut, which fluid.py and timeline.py r
 SLO_FACTORS = (6.0, 12.0, 24.0)
 UTILITIES = (1.0, 1.0, 2.0)
 SLOPES = (0.5, 1.0, 2.0)
-SURROUNDINGS = ("host_ms", "calm_ms", "late_ms", "call_ms", "slower")
+SURROUNDINGS = ("host_ms", "calm_ms", "late_ms", "call_ms", "slower", "answer_ms")
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Setting:
     """Everything that a cell of the bench has in common: measurements and tasks.
 
     Each request costs `host_ms` of the whole machine outside of the encoder (host.py), `calm_ms` where it comes alone,
-    or `late_ms` where it is late already; each batch takes `call_ms` longer than the encoder, and the encoder `slower`
-    times what was measured; policies know of none of these SURROUNDINGS.
+    or `late_ms` where it is late already. Each batch takes `call_ms` longer than the encoder, and the encoder `slower`
+    times what was measured and `answer_ms` more for every sample. Policies know of none of these SURROUNDINGS.
     """
 
     source: str
@@ -63,10 +63,11 @@ class Setting:
     late_ms: float = 0.0
     call_ms: float = 0.0
     slower: float = 1.0
+    answer_ms: float = 0.0
 
     def alone(self) -> Setting:
         """The setting of an encoder that has the machine for itself."""
-        return replace(self, host_ms=0.0, calm_ms=0.0, late_ms=0.0, call_ms=0.0, slower=1.0)
+        return replace(self, host_ms=0.0, calm_ms=0.0, late_ms=0.0, call_ms=0.0, slower=1.0, answer_ms=0.0)
 
     @property
     def length(self) -> int:
@@ -117,7 +118,8 @@ class Setting:
 
     def duration_s(self, gamma: int, size: int, z: float) -> float:
         """How long the encoder really takes for a batch, given a draw of the standard normal distribution."""
-        return self.slower * self.p50_ms[gamma][size] * math.exp(self.sigma[gamma][size] * z) / 1000.0
+        alone_ms = self.p50_ms[gamma][size] * math.exp(self.sigma[gamma][size] * z)
+        return (self.slower * alone_ms + self.answer_ms * size) / 1000.0
 
     def items(self, arrivals_s: NDArray[np.float64], seed: int) -> list[Item]:
         """One request per arrival, its task drawn evenly."""
