@@ -21,6 +21,7 @@ from elastriton.generator.metrics import Values, bootstrap_interval
 ROOT = Path(__file__).parents[1]
 DRAWS = 2000
 STOLEN = 0.01  # of the machine's time; a run from which more was taken counts as disturbed
+PACE = 1.15  # so does one beside which full batches took longer than this times what was profiled
 
 Records = list[dict[str, Any]]
 
@@ -36,7 +37,7 @@ def live_table(records: Records) -> Table:
         table.add_column(name, justify="left" if name == "policy" else "right")
     for policy, runs in sorted(by_policy.items(), key=lambda item: -_mean(item[1], "utility")):
         pairs = [(ours[_run(run)], run) for run in runs if _run(run) in ours]
-        quiet = [(a["utility"], b["utility"]) for a, b in pairs if max(a["stolen"], b["stolen"]) <= STOLEN]
+        quiet = [(a["utility"], b["utility"]) for a, b in pairs if _quiet(a) and _quiet(b)]
         near = sum(abs(run["simulated"] / run["utility"] - 1.0) <= 0.05 for run in runs if run["utility"])
         table.add_row(
             policy,
@@ -47,6 +48,11 @@ def live_table(records: Records) -> Table:
             "" if policy == "ours" else f"{ratio(quiet)} ({len(quiet)})",
         )
     return table
+
+
+def disturbed(stolen: float, pace: float) -> float:
+    """How much of the machine others had, of what is let pass: above 1 a run counts as disturbed."""
+    return max(stolen / STOLEN, pace / PACE)
 
 
 def ratio(pairs: list[tuple[float, float]]) -> str:
@@ -64,6 +70,10 @@ def _of_sums(above: Values, below: Values) -> float:
 
 def _mean(runs: Records, key: str) -> float:
     return float(sum(run[key] for run in runs) / sum(run["requests"] for run in runs))
+
+
+def _quiet(record: dict[str, Any]) -> bool:
+    return disturbed(record["stolen"], record["pace"]) <= 1.0
 
 
 def _run(record: dict[str, Any]) -> tuple[Any, ...]:
