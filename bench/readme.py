@@ -32,15 +32,15 @@ def filled(text: str) -> str:
 def demo_table(demo: dict[str, Any]) -> str:
     """One row per task and phase, and the time of each step."""
     rows = [
-        "| task | phase | answered | rejected | accuracy | p50 ms | p99 ms | samples by level γ |",
-        "|---|---|---|---|---|---|---|---|",
+        "| task | phase | in flight | answered | rejected | accuracy | p50 ms | p99 ms | samples by level γ |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     notes = []
     for name, task in demo["tasks"].items():
         for phase in ("http", "grpc", "burst"):
             one = task[phase]
             gammas = ", ".join(f"{gamma}: {count}" for gamma, count in one["gammas"].items())
-            counts = f"{one['n']} | {one['rejected']} | {one['accuracy']:.1%}"
+            counts = f"{one['in_flight']} | {one['n']} | {one['rejected']} | {one['accuracy']:.1%}"
             rows.append(f"| {name} | {phase} | {counts} | {one['p50_ms']:.1f} | {one['p99_ms']:.1f} | {gammas} |")
         if "early_return_rate" in task:
             notes.append(f"The small model answered {task['early_return_rate']:.0%} of {name}.")

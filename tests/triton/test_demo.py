@@ -23,6 +23,7 @@ def test_the_demo_answers_rightly_over_both_protocols(tmp_path: Path) -> None:
         assert figures["grpc"]["accuracy"] >= least
         answered = sum(figures[phase]["n"] for phase in ("http", "grpc", "burst"))
         assert sum(figures["gammas"].values()) == answered
+        assert figures["burst"]["in_flight"] >= 2 * figures["grpc"]["in_flight"]
         assert figures["burst"]["n"] + figures["burst"]["rejected"] == figures["grpc"]["n"]
     assert 0.3 < result["tasks"]["clinc150"]["early_return_rate"] < 1.0
     assert result["triton_version"] == "2.51.0"

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from elastriton.client import Answer, Client, RejectedError
 from elastriton.core.errors import ConfigError
+from elastriton.core.latency import LatencyTable
 from elastriton.core.plan import PLAN_FILE, Plan
 from elastriton.core.records import dumps
 from elastriton.core.statistics import percentile_ms
@@ -33,7 +34,7 @@ from elastriton.generator.show import console, show_plan, show_profile, steps
 
 CONFIG_FILE = "elastriton.yaml"
 IN_FLIGHT = 8
-BURST = 48
+BURST = 0.6  # of a deadline: what all that is in flight would take at level 0, in the best batches and bare
 CALM_SLO_MS = 10_000.0
 MAX_QUERIES = 500
 CELL_S = 0.15
@@ -78,7 +79,6 @@ def run(directory: Path, build: Path, json_file: Path | None) -> None:
         "steps_s": {name: round(seconds, 2) for name, seconds in steps_s.items()},
         "triton_version": triton_version,
         "machine": asdict(this_machine()),
-        "in_flight": IN_FLIGHT,
     }
     _show(tasks, steps_s)
     if json_file is not None:
@@ -99,12 +99,12 @@ def _query(name: str, plan: Plan, settings: Config, directory: Path, server: Ser
     for phase, url, in_flight, slo_ms in (
         ("http", server.http_url, IN_FLIGHT, CALM_SLO_MS),
         ("grpc", f"grpc://{server.grpc_url}", IN_FLIGHT, CALM_SLO_MS),
-        ("burst", f"grpc://{server.grpc_url}", BURST, None),
+        ("burst", f"grpc://{server.grpc_url}", _in_burst(plan, name), None),
     ):
         with Client(url, timeout_s=60.0, max_in_flight=in_flight) as client:
             _ask(client, name, data.part(0, 2 * IN_FLIGHT), CALM_SLO_MS)  # the first requests of a path are slow
             outcomes = _ask(client, name, data, slo_ms)
-        result[phase] = _figures(outcomes, data.labels)
+        result[phase] = {"in_flight": in_flight, **_figures(outcomes, data.labels)}
         everything += [outcome for outcome in outcomes if isinstance(outcome, Answer)]
     result["gammas"] = _by_level(everything)
     if plan.tasks[name].kind == "text":
@@ -112,6 +112,14 @@ def _query(name: str, plan: Plan, settings: Config, directory: Path, server: Ser
             sum(answer.level == 0 and not answer.fallback for answer in everything) / len(everything), 4
         )
     return result
+
+
+def _in_burst(plan: Plan, task: str) -> int:
+    """So many requests at once that their deadlines are tight on this machine."""
+    scheduler = plan.schedulers[plan.tasks[task].scheduler]
+    table = LatencyTable(scheduler.latency)
+    each_ms = table.all_costs_ms(table.lengths[-1])[table.gammas.index(0)]
+    return max(2 * IN_FLIGHT, round(BURST * scheduler.tasks[task].slo_ms / each_ms))
 
 
 def _ask(client: Client, task: str, data: Labelled, slo_ms: float | None) -> list[Answer | RejectedError]:
@@ -143,16 +151,16 @@ def _by_level(answers: Sequence[Answer]) -> dict[str, int]:
 
 
 def _show(tasks: dict[str, dict[str, Any]], steps_s: dict[str, float]) -> None:
-    title = f"answered by Triton: {IN_FLIGHT} requests in flight, in the burst {BURST} with deadlines"
-    table = Table(title=title, title_justify="left")
-    for column in ("task", "phase", "n", "rejected", "accuracy", "p50 ms", "p99 ms", "samples by level"):
+    table = Table(title="answered by Triton; in the burst with deadlines", title_justify="left")
+    for column in ("task", "phase", "in flight", "n", "rejected", "accuracy", "p50 ms", "p99 ms", "samples by level"):
         table.add_column(column, justify="left" if column in {"task", "phase", "samples by level"} else "right")
     for name, figures in tasks.items():
         for phase in ("http", "grpc", "burst"):
             one = figures[phase]
             gammas = ", ".join(f"{gamma}: {count}" for gamma, count in one["gammas"].items())
-            row = (str(one["n"]), str(one["rejected"]), f"{one['accuracy']:.1%}", f"{one['p50_ms']:.1f}")
-            table.add_row(name, phase, *row, f"{one['p99_ms']:.1f}", gammas)
+            counts = (str(one[key]) for key in ("in_flight", "n", "rejected"))
+            row = (f"{one['accuracy']:.1%}", f"{one['p50_ms']:.1f}", f"{one['p99_ms']:.1f}")
+            table.add_row(name, phase, *counts, *row, gammas)
     console.print(table)
     for name, figures in tasks.items():
         if "early_return_rate" in figures:
