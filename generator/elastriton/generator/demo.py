@@ -118,7 +118,7 @@ def _in_burst(plan: Plan, task: str) -> int:
     """So many requests at once that their deadlines are tight on this machine."""
     scheduler = plan.schedulers[plan.tasks[task].scheduler]
     table = LatencyTable(scheduler.latency)
-    each_ms = table.all_costs_ms(table.lengths[-1])[table.gammas.index(0)]
+    each_ms = float(table.all_costs_ms(table.lengths[-1])[table.gammas.index(0)])
     return max(2 * IN_FLIGHT, round(BURST * scheduler.tasks[task].slo_ms / each_ms))
 
 
@@ -151,16 +151,17 @@ def _by_level(answers: Sequence[Answer]) -> dict[str, int]:
 
 
 def _show(tasks: dict[str, dict[str, Any]], steps_s: dict[str, float]) -> None:
-    table = Table(title="answered by Triton; in the burst with deadlines", title_justify="left")
-    for column in ("task", "phase", "in flight", "n", "rejected", "accuracy", "p50 ms", "p99 ms", "samples by level"):
+    bursts = ", ".join(f"{name} {figures['burst']['in_flight']}" for name, figures in tasks.items())
+    title = f"answered by Triton: {IN_FLIGHT} requests in flight; in the burst, with deadlines: {bursts}"
+    table = Table(title=title, title_justify="left")
+    for column in ("task", "phase", "n", "rejected", "accuracy", "p50 ms", "p99 ms", "samples by level"):
         table.add_column(column, justify="left" if column in {"task", "phase", "samples by level"} else "right")
     for name, figures in tasks.items():
         for phase in ("http", "grpc", "burst"):
             one = figures[phase]
             gammas = ", ".join(f"{gamma}: {count}" for gamma, count in one["gammas"].items())
-            counts = (str(one[key]) for key in ("in_flight", "n", "rejected"))
-            row = (f"{one['accuracy']:.1%}", f"{one['p50_ms']:.1f}", f"{one['p99_ms']:.1f}")
-            table.add_row(name, phase, *counts, *row, gammas)
+            row = (str(one["n"]), str(one["rejected"]), f"{one['accuracy']:.1%}", f"{one['p50_ms']:.1f}")
+            table.add_row(name, phase, *row, f"{one['p99_ms']:.1f}", gammas)
     console.print(table)
     for name, figures in tasks.items():
         if "early_return_rate" in figures:

@@ -119,3 +119,15 @@ def test_without_a_thread_triton_is_told_at_once(book: Book, monkeypatch: pytest
     count, counter = series()
     book.add(counter)
     assert count.told == [("increment", 1.0)]
+
+
+def test_closing_tells_what_the_thread_has_not(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread may have looked for the last time just before the last note."""
+    ended = threading.Thread(target=lambda: None)
+    ended.start()
+    monkeypatch.setattr(module, "started", lambda *_: ended)
+    count, counter = series()
+    book.add(counter)
+    assert count.told == []
+    book.close()
+    assert count.told == [("increment", 1.0)]
