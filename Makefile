@@ -31,7 +31,7 @@ test: setup  ## every test that needs no GPU, a real tritonserver included
 
 bench: DEMO = --json bench/results/demo.json
 bench: demo  ## the measurements behind the figures in the docs (about 100 minutes); most need ../shared/data
-	for script in overhead.py levels.py text_levels.py decision.py policies.py schedules.py "tune.py --minutes 2.5" "live.py --requests 800"; do \
+	for script in overhead.py levels.py text_levels.py decision.py policies.py schedules.py "tune.py --minutes 2.5" "live.py --requests 1000"; do \
 		PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python bench/$$script || exit 1; done
 	$(BIN)/python bench/readme.py
 

@@ -1,6 +1,6 @@
 """Decoders that are behind: what a request must have left when its turn comes, and the share answered in time.
 
-    python bench/live.py --requests 800 && python bench/late.py      # on its build; 4 minutes
+    python bench/live.py --requests 1000 && python bench/late.py      # on its build; 4 minutes
 
 EuroSAT's images as photographs of 1024 x 1024, which take long to decode, at a server whose decoders ask for
 `margin_ms` (0 decodes whatever is not late yet). Writes bench/results/late.json, a record per margin and rate with the

@@ -1,6 +1,6 @@
 """Policies live: the same arrivals, real images, a real tritonserver, true labels; beside what the simulator predicts.
 
-    python bench/live.py --requests 2000    # profile, then 25 minutes of replays, longer where they are repeated
+    python bench/live.py --requests 1000    # profile, then 15 minutes of replays, longer where they are repeated
     python bench/live.py --encoder clip     # the same with CLIP ViT-B/16; bench/results/live_clip.json
 
 For every seed and policy a server is started, and the traces are replayed against it one by one (seeds outside,
@@ -130,15 +130,6 @@ def main() -> None:
     executor = load_executor(executor_of(plan), build)
     few = images[: encoder.saturating]
     bench = Bench(plan, build, samples, setting, arguments.requests, traces, loads, encoder.warm_up, executor, few)
-    records: list[dict[str, Any]] = []
-    batches: list[dict[str, Any]] = []
-    for seed in range(arguments.seeds):
-        for name in arguments.policy:
-            for record, log in replays(replace(bench, setting=settled(bench)), name, seed):
-                records.append(record)
-                batches.append({key: record[key] for key in ("trace", "load", "seed", "policy")} | {"batches": log})
-                console.print(shown(record))
-            output.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     meta = {
         "capacity_per_s": setting.capacity_per_s,
         "tasks": [asdict(task) for task in setting.tasks],
@@ -149,6 +140,15 @@ def main() -> None:
     }
     beside = output.with_name(f"{output.stem}_meta.json")
     beside.write_text(json.dumps(meta) + "\n", encoding="utf-8")
+    records: list[dict[str, Any]] = []
+    batches: list[dict[str, Any]] = []
+    for seed in range(arguments.seeds):
+        for name in arguments.policy:
+            for record, log in replays(replace(bench, setting=settled(bench)), name, seed):
+                records.append(record)
+                batches.append({key: record[key] for key in ("trace", "load", "seed", "policy")} | {"batches": log})
+                console.print(shown(record))
+            output.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     (build / "batches.json").write_text(json.dumps(batches) + "\n", encoding="utf-8")
 
 

@@ -51,8 +51,7 @@ def test_decode_image(
     model = load_backend("decode_image")
     model.initialize(args("colour_decode"))
     counted: list[int] = []
-    counter = model._service._observer._outcomes["colour", "rejected"]
-    monkeypatch.setattr(counter.value, "increment", counted.append)
+    monkeypatch.setattr(model._metrics._rejected.metric, "increment", counted.append)
     good, bad = stub_request({"IMAGE": names(make_jpeg("red"))}), stub_request({"IMAGE": names(b"nothing")})
     late = stub_request({"IMAGE": names(b"one", b"two")}, {"slo_ms": 5, "sent_unix_ms": 1})
     answers = model.execute([good, bad, good, late, stub_request({})])
@@ -209,5 +208,6 @@ def test_a_cascade_that_is_loaded_again_starts_without_an_alarm(
     model.initialize(args("intent_cascade"))
     assert gauges == [0.0]
     model._service._observer.audited(agrees=False, alarm=True)
+    model.finalize()
     model.initialize(args("intent_cascade"))
     assert gauges == [0.0, 1.0, 0.0]
