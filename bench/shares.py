@@ -11,7 +11,6 @@ the last rate `requests` is host.py's SHARE: both have work all the time.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import multiprocessing
 import tempfile
@@ -24,17 +23,15 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
-from overhead import ROOT, TASK, alike, executor_of, only_level
+from overhead import ROOT, TASK, executor_of, only_level
 from spread import spread
-from surroundings import HOPELESS_MS
+from surroundings import HOPELESS_MS, ended, lasted_s
 
 from elastriton.core.plan import PLAN_FILE, Plan
 from elastriton.core.records import load
 from elastriton.generator.config import load_config
 from elastriton.generator.data import load_data
-from elastriton.generator.loads import make_load
 from elastriton.generator.machine import this_machine
-from elastriton.generator.replay import Sample, replay
 from elastriton.generator.repository import generate
 from elastriton.generator.serve import Server
 from elastriton.runtime.executor import load_executor
@@ -92,11 +89,8 @@ def beside(url: str, build: Path, images: list[bytes], gamma: int, rate: float, 
 def rejected(url: str, images: list[bytes], rate: float, seed: int) -> tuple[Span, float]:
     """Send images that cannot be answered in time: from when to when, and how many per second came back."""
     n = int(min(max(SENT_S * rate, AT_LEAST), AT_MOST))
-    samples = [Sample(TASK, images[index % len(images)], None, "", HOPELESS_MS, 1.0) for index in range(n)]
     begun_s = time.perf_counter()
-    sent = asyncio.run(replay(url, make_load("poisson", n, rate, seed), samples, same_clock=False))
-    alike([one.outcome for one in sent], "rejected")
-    took_s = max(one.at_s + one.latency_ms / 1000.0 for one in sent) - sent[0].at_s
+    took_s = lasted_s(ended(url, [images[index % len(images)] for index in range(n)], rate, HOPELESS_MS, False, seed))
     ended_s = time.perf_counter()
     return (max(begun_s, ended_s - took_s), ended_s), n / took_s
 

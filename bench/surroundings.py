@@ -97,16 +97,13 @@ def measured(plan: Plan, build: Path, images: list[bytes], rounds: int, gamma: i
 
 def burst_s(url: str, images: list[bytes], slo_ms: float, same_clock: bool) -> float:
     """How long a replay takes that sends far more than the server keeps up with; all are answered, or all rejected."""
-    sent = _sent(url, images, SATURATING_PER_S, slo_ms, same_clock)
-    alike([one.outcome for one in sent], "answered" if slo_ms == SLO_MS else "rejected")
-    return max(one.at_s + one.latency_ms / 1000.0 for one in sent) - sent[0].at_s
+    return lasted_s(ended(url, images, SATURATING_PER_S, slo_ms, same_clock))
 
 
 def calmly_ms(url: str, images: list[bytes]) -> float:
     """What a rejected request takes of all cores together where they come one by one."""
     before_s = _busy_s()
-    sent = _sent(url, images, CALM_PER_S, HOPELESS_MS, same_clock=False)
-    alike([one.outcome for one in sent], "rejected")
+    ended(url, images, CALM_PER_S, HOPELESS_MS, same_clock=False)
     cores: int = psutil.cpu_count()
     return 1000.0 * (_busy_s() - before_s) / (cores * len(images))
 
@@ -141,10 +138,18 @@ def bare_ms(executor: ElasticExecutor, batches: list[Pixels], gamma: int) -> flo
     return 1000.0 * (time.perf_counter() - started_s) / len(batches)
 
 
-def _sent(url: str, images: list[bytes], per_s: float, slo_ms: float, same_clock: bool) -> list[Sent]:
+def ended(url: str, images: list[bytes], per_s: float, slo_ms: float, same_clock: bool, seed: int = 0) -> list[Sent]:
+    """What became of images that arrive at a rate; all are answered in SLO_MS, and rejected in any other."""
     samples = [Sample(TASK, image, None, "", slo_ms, 1.0) for image in images]
-    load = make_load("poisson", len(images), per_s, 0)
-    return asyncio.run(replay(url, load, samples, timeout_s=2.0 * SLO_MS / 1000.0, same_clock=same_clock))
+    load = make_load("poisson", len(images), per_s, seed)
+    sent = asyncio.run(replay(url, load, samples, timeout_s=2.0 * SLO_MS / 1000.0, same_clock=same_clock))
+    alike([one.outcome for one in sent], "answered" if slo_ms == SLO_MS else "rejected")
+    return sent
+
+
+def lasted_s(sent: list[Sent]) -> float:
+    """From the first arrival to the last outcome."""
+    return max(one.at_s + one.latency_ms / 1000.0 for one in sent) - sent[0].at_s
 
 
 def _busy_s() -> float:

@@ -3,11 +3,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
+from few_threads import refuse
 
-from elastriton.core.errors import Unavailable
 from elastriton.runtime import book as module
 from elastriton.runtime.book import Book, Series
 
@@ -112,10 +111,7 @@ def test_a_closed_book_has_told_all_and_tells_at_once(book: Book) -> None:
 
 
 def test_without_a_thread_triton_is_told_at_once(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(*_: Any) -> threading.Thread:
-        raise Unavailable("can't start new thread")
-
-    monkeypatch.setattr(module, "started", none)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
     count, counter = series()
     book.add(counter)
     assert count.told == [("increment", 1.0)]
