@@ -6,12 +6,12 @@
 For every seed and policy a server is started, and the traces are replayed against it one by one (seeds outside,
 policies inside: what drifts on the machine meets all of them). The load is a multiple of what level 0 keeps up with in
 the bare profile. Client, decoders and encoder share the machine's cores: for the compact ViT served capacity is lower,
-and its loads are chosen lower for it. A record has policies.json's keys, but for the bound; `simulated` is the utility
-that bench/simulator.py expects for the same arrivals and tasks, on a machine that spends as much outside of the encoder
-as was measured a moment before (surroundings.py). `simulated_alone` is the same where the encoder has the machine for
-itself. `drift` is the last factor on the p99 that the scheduler has learnt, `batches_within_prediction` the share of
-batches that took no longer than predicted, and `pace` how long full batches take bare ÷ what the profile says, just
-before or just behind a replay, whichever took longer.
+and its loads are chosen lower for it. A record has policies.json's keys, but for the bound, and what was measured of
+the encoder's surroundings before its policy was served (surroundings.py). `simulated` is the utility that the simulator
+expects in the typical surroundings of the whole run (foretold.py), `simulated_alone` the same where the encoder has the
+machine for itself. `drift` is the last factor on the p99 that the scheduler has learnt, `batches_within_prediction` the
+share of batches that took no longer than predicted, and `pace` how long full batches take bare ÷ what the profile says,
+just before or just behind a replay, whichever took longer.
 
 The simulator knows of no neighbours. Where a virtual machine is lent its cores, a replay is run up to six times, until
 its host has `stolen` no more than a hundredth of their time and no `pace` is above PACE: who shares a core's other
@@ -33,13 +33,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from foretold import foretell
 from live_table import PACE, disturbed
 from live_tasks import ENCODERS, write_project
 from overhead import TASK, bare, executor_of
-from peers import policies
 from rich.console import Console
 from setting import SURROUNDINGS, Setting, from_plan
-from simulator import simulate
 from surroundings import surrounded
 from traces import available
 
@@ -148,7 +147,8 @@ def main() -> None:
                 records.append(record)
                 batches.append({key: record[key] for key in ("trace", "load", "seed", "policy")} | {"batches": log})
                 console.print(shown(record))
-            output.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+            foretold = foretell(setting, traces, records)
+            output.write_text(json.dumps(foretold, indent=1) + "\n", encoding="utf-8")
     (build / "batches.json").write_text(json.dumps(batches) + "\n", encoding="utf-8")
 
 
@@ -171,16 +171,9 @@ def replays(bench: Bench, name: str, seed: int) -> Iterator[tuple[dict[str, Any]
             for load in bench.loads:
                 arrivals = make_load(source, bench.requests, load * bench.setting.capacity_per_s, seed)
                 best = undisturbed(bench, url, arrivals, seed, log)
-                items = bench.setting.items(arrivals.arrivals_s, seed)
-                expected, alone = (
-                    simulate(setting, items, policies(setting)[name](), seed).utility
-                    for setting in (bench.setting, bench.setting.alone())
-                )
                 summary = asdict(summarise(best.sent))
                 record = {"trace": trace, "load": load, "seed": seed, "policy": name, **summary}
                 record |= {
-                    "simulated": expected,
-                    "simulated_alone": alone,
                     **{name: getattr(bench.setting, name) for name in SURROUNDINGS},
                     "stolen": best.stolen,
                     "pace": best.pace,
@@ -249,11 +242,10 @@ def backends(folder: Path) -> Path:
 def shown(record: dict[str, Any]) -> str:
     """A record as a line."""
     share = record["utility"] / record["requests"]
-    ratio = record["simulated"] / max(1.0, record["utility"])
     cell = f"{record['trace']:<11}{record['load']:<5g}{record['seed']:<2}{record['policy']:<14}"
     figures = f"on time {record['on_time']:.3f}  p99 {record['p99_ms']:5.0f} ms  dropped {record['dropped']:.3f}"
     machine = f"stolen {record['stolen']:.3f}  pace {record['pace']:.2f}"
-    return f"{cell} utility {share:.3f}  simulated ÷ live {ratio:.2f}  {figures}  {machine}"
+    return f"{cell} utility {share:.3f}  {figures}  {machine}"
 
 
 if __name__ == "__main__":

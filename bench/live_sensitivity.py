@@ -14,16 +14,14 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
-from peers import policies
+from foretold import again, pooled
 from rich.console import Console
 from rich.table import Table
-from setting import SURROUNDINGS, from_plan
-from simulator import simulate
+from setting import from_plan
 from traces import available
 
 from elastriton.generator.config import load_config
 from elastriton.generator.goals import plan_for
-from elastriton.generator.loads import make_load
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build/live"
@@ -39,23 +37,19 @@ def main() -> None:
     """Simulate, print."""
     plan = plan_for(load_config(BUILD / "elastriton.yaml"), BUILD)
     [scheduler] = plan.schedulers.values()
-    plain, sources = from_plan(scheduler), available()[0]
+    sources = available()[0]
+    records = json.loads((ROOT / "bench/results/live.json").read_text(encoding="utf-8"))
+    setting = pooled(from_plan(scheduler), records)
     totals: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for record in json.loads((ROOT / "bench/results/live.json").read_text(encoding="utf-8")):
-        setting = replace(plain, **{name: record[name] for name in SURROUNDINGS})
-        load = record["load"] * setting.capacity_per_s
-        arrivals_s = make_load(sources[record["trace"]], record["requests"], load, record["seed"]).arrivals_s
-        items = setting.items(arrivals_s, record["seed"])
-        for name, (host, batches) in {"": (1.0, 1.0), **WORSE}.items():
-            policy = policies(setting)[record["policy"]]()
-            worse = replace(
-                setting,
-                host_ms=host * setting.host_ms,
-                late_ms=host * setting.late_ms,
-                slower=batches * setting.slower,
-            )
-            outcome = simulate(worse, items, policy, record["seed"])
-            totals[record["policy"]][name] += outcome.utility
+    for name, (host, batches) in {"": (1.0, 1.0), **WORSE}.items():
+        worse = replace(
+            setting,
+            host_ms=host * setting.host_ms,
+            late_ms=host * setting.late_ms,
+            slower=batches * setting.slower,
+        )
+        for record in records:
+            totals[record["policy"]][name] += again(worse, sources, record).utility
     table = Table("policy", *WORSE, title="simulated utility ÷ simulated utility as it is")
     for served, found in totals.items():
         table.add_row(served, *(f"{found[name] / found['']:.3f}" for name in WORSE))
