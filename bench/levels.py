@@ -4,10 +4,11 @@
     python bench/levels.py --model vit_base_patch16_224 --batches 8 --rounds 7    # a timm id, random weights
 
 The FLOP ratio counts what the encoder must compute at the level (projections, attention, MLP, CLS alone in the last
-block, for every level alike) and nothing of the merging itself: 1.0 means that merging is free. Levels take turns in
-each round; figures are medians over rounds with their quartiles. Memory is the proportional set size (a page that is
-mapped twice counts once) of a fresh executor process that has loaded the levels and run each once. Writes
-bench/results/levels.json.
+block, for every level alike) and nothing of the merging itself: 1.0 means that merging is free. `dropping` is the same
+ratio of graphs that reach as many tokens by dropping them, `two_merges` of levels that merge in the first two layers
+alone, at about as many FLOPs. Levels take turns in each round; figures are medians over rounds with their quartiles.
+Memory is the proportional set size (a page that is mapped twice counts once) of a fresh executor process that has
+loaded the levels and run each once. Writes bench/results/levels.json.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,9 @@ from elastriton.runtime.executor import Arrays
 from elastriton.runtime.onnx_encoder import OnnxEncoder
 
 ROOT = Path(__file__).parents[1]
-VARIANTS = ("merging", "dropping")
+Shape = dict[str, int]
+
+VARIANTS = ("merging", "dropping", "two_merges")
 RESIDENT = """
 import sys, pathlib, numpy as np, psutil
 from elastriton.core.levels import constant_level
@@ -60,8 +63,8 @@ def main() -> None:
         shape = export(arguments.model, arguments.levels, folder)
         encoders = {name: OnnxEncoder(folder / name, arguments.levels) for name in VARIANTS}
         side, depth = shape["side"], shape["depth"]
-        levels = [constant_level(gamma, depth) for gamma in arguments.levels]
-        work = [flops(level, shape["tokens"], depth, shape["width"], shape["patch"]) for level in levels]
+        levels = levels_of(arguments.levels, shape)
+        work = {name: [flops_of(level, shape) for level in own] for name, own in levels.items()}
         pixels = np.random.default_rng(0).integers(0, 256, (max(arguments.batches), side, side, 3), dtype=np.uint8)
         rows = [
             {"batch": batch} | row
@@ -84,8 +87,8 @@ def main() -> None:
     print(memory)
 
 
-def export(model: str, gammas: Sequence[int], folder: Path) -> dict[str, int]:
-    """Write the graphs of a folder's or a timm id's encoder, in both variants; return its shape."""
+def export(model: str, gammas: Sequence[int], folder: Path) -> Shape:
+    """Write the graphs of a folder's or a timm id's encoder, in all variants; return its shape."""
     import timm
     import torch
 
@@ -106,47 +109,75 @@ def export(model: str, gammas: Sequence[int], folder: Path) -> dict[str, int]:
     else:
         torch.manual_seed(0)
         vit = timm.create_model(model, pretrained=False).eval()
-    side, depth, tokens = vit.patch_embed.img_size[0], len(vit.blocks), vit.pos_embed.shape[1]
-    levels = tuple(constant_level(gamma, depth) for gamma in gammas)
-    for name, kind in zip(VARIANTS, (ElasticViT, Dropping), strict=True):
+    shape = {
+        "side": vit.patch_embed.img_size[0],
+        "depth": len(vit.blocks),
+        "width": vit.embed_dim,
+        "tokens": vit.pos_embed.shape[1],
+        "patch": vit.patch_embed.patch_size[0],
+    }
+    for name, levels in levels_of(gammas, shape).items():
         (folder / name).mkdir()
-        export_vision(kind(vit, (0.5,) * 3, (0.5,) * 3), levels, (side, side), 1, folder / name)
-    patch = vit.patch_embed.patch_size[0]
-    return {"side": side, "depth": depth, "width": vit.embed_dim, "tokens": tokens, "patch": patch}
+        kind = Dropping if name == "dropping" else ElasticViT
+        export_vision(kind(vit, (0.5,) * 3, (0.5,) * 3), tuple(levels), (shape["side"],) * 2, 1, folder / name)
+    return shape
+
+
+def levels_of(gammas: Sequence[int], shape: Shape) -> dict[str, list[TokenLevel]]:
+    """The levels of each variant."""
+    levels = [constant_level(gamma, shape["depth"]) for gamma in gammas]
+    return {"merging": levels, "dropping": levels, "two_merges": [in_two(level, shape) for level in levels]}
+
+
+def in_two(level: TokenLevel, shape: Shape) -> TokenLevel:
+    """The level that merges in its first two layers alone, equally much, at about as many FLOPs."""
+    if level.gamma == 0:
+        return level
+    lists = (replace(level, merge=(r, r) + (0,) * (shape["depth"] - 2)) for r in range(1, shape["tokens"] // 2 + 1))
+    return min(lists, key=lambda one: abs(flops_of(one, shape) - flops_of(level, shape)))
+
+
+def flops_of(level: TokenLevel, shape: Shape) -> float:
+    """FLOPs of one image."""
+    return flops(level, shape["tokens"], shape["depth"], shape["width"], shape["patch"])
 
 
 def speed_ups(
     encoders: Mapping[str, OnnxEncoder],
-    levels: Sequence[TokenLevel],
-    work: Sequence[float],
+    levels: Mapping[str, Sequence[TokenLevel]],
+    work: Mapping[str, Sequence[float]],
     inputs: Arrays,
     rounds: int,
 ) -> list[dict[str, Any]]:
-    """For one batch: ms, speed-up over level 0, ratio of FLOPs (`work`, by level), and the one over the other."""
-    taken: dict[tuple[str, int], list[float]] = {(name, level.gamma): [] for name in encoders for level in levels}
+    """For one batch: ms, speed-up over level 0, ratio of FLOPs, and the one over the other for each variant.
+
+    `levels` and their `work`, in FLOPs, are by variant; the first is described in full.
+    """
+    taken: dict[tuple[str, int], list[float]] = {(name, one.gamma): [] for name in encoders for one in levels[name]}
     for turn in range(rounds + 2):
         for name, encoder in encoders.items():
-            for level in levels:
+            for level in levels[name]:
                 before_s = time.perf_counter()
                 encoder.features(inputs, level)
                 if turn > 1:
                     taken[name, level.gamma].append((time.perf_counter() - before_s) * 1000.0)
-    plain = next(own for level, own in zip(levels, work, strict=True) if level.gamma == 0)
     rows = []
-    for level, own in zip(levels, work, strict=True):
-        gamma, ratio = level.gamma, plain / own
-        speeds = {
-            name: [before / after for before, after in zip(taken[name, 0], taken[name, gamma], strict=True)]
-            for name in encoders
-        }
-        over = {name: round(statistics.median(speed) / ratio, 3) for name, speed in speeds.items()}
+    for index, level in enumerate(levels["merging"]):
+        gamma, ratios, speeds = level.gamma, {}, {}
+        for name in encoders:
+            plain = next(own for one, own in zip(levels[name], work[name], strict=True) if one.gamma == 0)
+            ratios[name] = plain / work[name][index]
+            both = zip(taken[name, 0], taken[name, gamma], strict=True)
+            speeds[name] = [before / after for before, after in both]
+        over = {name: round(statistics.median(speed) / ratios[name], 3) for name, speed in speeds.items()}
+        own, ratio = speeds["merging"], ratios["merging"]
         row = {
             "gamma": gamma,
             "ms": round(statistics.median(taken["merging", gamma]), 2),
-            "speed_up": round(statistics.median(speeds["merging"]), 3),
+            "speed_up": round(statistics.median(own), 3),
             "flop_ratio": round(ratio, 3),
             "speed_up_over_flop_ratio": over.pop("merging"),
-            "quartiles": [round(float(np.percentile(speeds["merging"], q)) / ratio, 3) for q in (25, 75)],
+            "quartiles": [round(float(np.percentile(own, q)) / ratio, 3) for q in (25, 75)],
         }
         rows.append(row | over)
     return rows

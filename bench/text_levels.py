@@ -54,7 +54,7 @@ def main() -> None:
                 ids = np.random.default_rng(0).integers(1000, config.vocab_size, (batch, tokens))
                 inputs: Arrays = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
                 inputs["token_type_ids"] = np.zeros_like(ids)
-                for row in speed_ups(encoders, levels, work, inputs, args.rounds):
+                for row in speed_ups(encoders, {"merging": levels}, {"merging": work}, inputs, args.rounds):
                     rows.append({"tokens": tokens, "batch": batch} | row)
                     print(rows[-1])
         encoders.clear()
