@@ -113,7 +113,7 @@ def held_out(
     data = load_data(base / task.data.path).part(0, task.data.samples)
     data = data.part(task.data.n_fit(len(data)))
     if more is not None:
-        data = Labelled((*data.images, *more.images), (), data.labels + more.labels)
+        data = Labelled((*data.images, *more.images), (), data.labels + more.labels, data.names + more.names)
     pixels = np.stack(image_pixels(data, model.image))
     return torch.from_numpy(pixels), torch.from_numpy(label_numbers(data, labels))
 

@@ -78,9 +78,14 @@ def started(name: str, run: Callable[[], object]) -> threading.Thread:
     return thread
 
 
-def guarded(step: Callable[[], object]) -> None:
-    """Run `step`; a thread that died of its error would leave every later request without an answer."""
+def guarded(step: Callable[[], object]) -> bool:
+    """Run `step`, and say whether it went well.
+
+    A thread that died of its error would leave every later request without an answer.
+    """
     try:
         step()
     except Exception:
         _LOG.exception("a step failed; its thread goes on")
+        return False
+    return True

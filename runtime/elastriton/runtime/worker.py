@@ -26,6 +26,9 @@ from elastriton.runtime.outbox import Outbox, guarded, started
 
 Run = Callable[[Decision], Sequence[Any]]
 Answer = Callable[[Item, Any], None]
+BREATH_S = 0.1
+"""Behind a step that failed: on the same queue it may fail again and again, until what waits is late and leaves."""
+
 Lost = Literal["rejected", "dropped", "failed"]
 
 
@@ -210,4 +213,5 @@ class Worker:
 
     def _loop(self, step: Callable[[], None]) -> None:
         while not self._stopped:
-            guarded(step)
+            if not guarded(step):
+                time.sleep(BREATH_S)

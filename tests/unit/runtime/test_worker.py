@@ -4,13 +4,14 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from worker_service import Blocked, Clock, echo, item, scheduler, take, working
 
 from elastriton.core.errors import Internal, InvalidInput, Rejected, Unavailable
-from elastriton.core.policy import Decision
+from elastriton.core.policy import Decision, LargestBatch
 from elastriton.core.queue import Item
 from elastriton.runtime.outbox import SENDERS
 from elastriton.runtime.worker import Worker
@@ -207,6 +208,29 @@ def test_stop_answers_what_waits_and_lets_the_running_batch_end() -> None:
         assert take(answers, 1) == {"running": "answer to running"}
         stopping.join(timeout=10)
         assert not stopping.is_alive()
+
+
+def test_a_policy_that_fails_is_not_asked_all_the_time_and_costs_only_who_waits(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, decide = threading.Event(), LargestBatch.decide
+
+    def failing(policy: LargestBatch, *arguments: Any) -> Decision:
+        if broken.is_set():
+            raise ZeroDivisionError("no rate")
+        return decide(policy, *arguments)
+
+    monkeypatch.setattr(LargestBatch, "decide", failing)
+    with working(clock=time.monotonic) as (worker, answers):
+        broken.set()
+        now_s = time.monotonic()
+        worker.submit([replace(item("unlucky"), arrival_s=now_s, deadline_s=now_s + 0.5)])
+        name, result = answers.get(timeout=10)
+        assert (name, type(result)) == ("unlucky", Rejected)
+        assert 1 <= len(caplog.records) <= 20
+        broken.clear()
+        worker.submit([replace(item("next"), arrival_s=now_s, deadline_s=now_s + 60.0)])
+        assert take(answers, 1) == {"next": "answer to next"}
 
 
 def test_as_many_batches_run_at_once_as_there_are_executors() -> None:
