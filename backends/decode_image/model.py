@@ -28,7 +28,6 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Count what is left to count."""
-        self._service.stop()
         self._metrics.close()
 
     def _outcome(self, request: Any) -> Arrays | RequestError:

@@ -20,14 +20,14 @@ from elastriton.core.plan import DecoderPlan
 from elastriton.core.scheduler import by_the_senders_clock, hopeless
 from elastriton.runtime.executor import Arrays
 from elastriton.runtime.images import decode_image
-from elastriton.runtime.outbox import Outbox
+from elastriton.runtime.outbox import guarded
 
 BUSY = 3.0
 """How much longer all takes where a decoder is behind, than alone (measured: bench/late.py)."""
 
 
 class DecodingObserver(Protocol):
-    """Is told what the scheduler never sees, from one thread (runtime/metrics.py)."""
+    """Is told what the scheduler never sees, and must not wait for anything (runtime/metrics.py)."""
 
     def rejected(self, samples: int) -> None:
         """Samples of one request were late before they were decoded."""
@@ -40,7 +40,6 @@ class DecodingService:
     def __init__(self, plan: DecoderPlan, observer: DecodingObserver | None = None) -> None:
         self._plan = plan
         self._observer = observer
-        self._notes = Outbox(threads=1)  # for the observer: no answer waits for it
 
     def pixels(self, inputs: Arrays, parameters: str, timeout_us: int = 0) -> Arrays:
         """The pixels of a request's images, and their task for each.
@@ -53,14 +52,10 @@ class DecodingService:
         slo_ms, waited_ms = options.slo_ms or self._plan.slo_ms, options.waited_ms(time.time() * 1000.0)
         if waited_ms and slo_ms - waited_ms <= min(BUSY * self._plan.needed_ms, slo_ms / 2.0):
             if self._observer and not options.background:
-                self._notes.put(partial(self._observer.rejected, len(images)))
+                guarded(partial(self._observer.rejected, len(images)))
             needed = f"decoding and the fastest level need {self._plan.needed_ms:.1f} ms on an idle machine"
             late = hopeless(slo_ms - waited_ms, needed)
             raise by_the_senders_clock(late, waited_ms, slo_ms)
         plan = self._plan
         pixels = np.stack([decode_image(image, plan.image, plan.max_bytes, plan.max_pixels) for image in images])
         return {"PIXELS": pixels, "TASK": np.array([[plan.task.encode()]] * len(pixels), dtype=object)}
-
-    def stop(self) -> None:
-        """Note what is left to note."""
-        self._notes.close()

@@ -22,10 +22,9 @@ SENDERS = 4
 
 
 class Outbox:
-    """Runs jobs on a few threads, which start with the first one; where there are several, jobs overtake each other."""
+    """Runs jobs on a few threads, which start with the first one; jobs overtake each other."""
 
-    def __init__(self, threads: int = SENDERS) -> None:
-        self._count = threads
+    def __init__(self) -> None:
         self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -55,11 +54,11 @@ class Outbox:
     def _running(self) -> bool:
         """Whether there are threads, after another try to start those that are missing."""
         try:
-            while len(self._threads) < self._count:
+            while len(self._threads) < SENDERS:
                 self._threads.append(started("answers", self._run))
         except Unavailable as error:
             if not self._told:
-                _LOG.error("%d of %d threads send answers: %s", len(self._threads), self._count, error)
+                _LOG.error("%d of %d threads send answers: %s", len(self._threads), SENDERS, error)
             self._told = True
         return bool(self._threads)
 

@@ -1,6 +1,6 @@
 """The worker: owns the clock and the threads, and moves batches from the scheduler to the executors.
 
-    submit(items) ──► core.Scheduler ──► step(): decide, run, learn ──► outbox ──► answers, metrics
+    submit(items) ──► core.Scheduler ──► step(): decide, run, learn ──► outbox ──► answers
 
 One thread per executor runs `step` for ever; answers leave from threads of their own (outbox.py). One more thread
 rejects items whose deadline passes while all executors are busy. Threads start on the first `submit`: Triton forbids
@@ -33,7 +33,7 @@ Lost = Literal["rejected", "dropped", "failed"]
 
 
 class Observer(Protocol):
-    """Is told what happened, from one thread (runtime/metrics.py)."""
+    """Is told what happened, by whichever thread knows it, and must not wait for anything (runtime/metrics.py)."""
 
     def batch(self, ended: Ended, drift: Drift) -> None:
         """A batch has been run; `drift` holds the factors on measured latencies."""
@@ -76,7 +76,6 @@ class Worker:
         self._earlier = threading.Condition(lock)
         self._looks_s = -math.inf  # when the thread that rejects what is late looks next, by itself
         self.outbox = Outbox()
-        self._notes = Outbox(threads=1)  # for the observer: no answer waits for it
         self._threads: list[threading.Thread] = []
         self._stopped = False
 
@@ -127,7 +126,6 @@ class Worker:
         for thread in self._threads:
             thread.join(timeout=10.0)
         self.outbox.close()
-        self._notes.close()
 
     def _next_decision(self) -> tuple[Decision, float]:
         """What to do, and the time it was decided for: deciding takes time, too, and an answer is late by it."""
@@ -156,7 +154,7 @@ class Worker:
         with self._wake:
             ended = self._scheduler.ended(decision, decided_s, ended_s, lost=[*failed, *dropped])
         if self._observer:
-            self._notes.put(partial(self._observer.batch, ended, self._scheduler.outlook.latency.drift))
+            guarded(partial(self._observer.batch, ended, self._scheduler.outlook.latency.drift))
 
     def _results(self, decision: Decision) -> Sequence[Any]:
         try:
@@ -181,7 +179,7 @@ class Worker:
 
     def _note_lost(self, items: Sequence[Item], outcome: Lost) -> None:
         if items and self._observer:
-            self._notes.put(partial(self._observer.lost, items, outcome, len(self._scheduler.waiting)))
+            guarded(partial(self._observer.lost, items, outcome, len(self._scheduler.waiting)))
 
     def _reject_late(self) -> None:
         with self._earlier:

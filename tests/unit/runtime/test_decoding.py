@@ -1,11 +1,8 @@
 from __future__ import annotations
 
 import json
-import queue
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +12,7 @@ import pytest
 from elastriton.core.errors import InvalidInput, Rejected
 from elastriton.core.plan import DecoderPlan
 from elastriton.core.profile import ImageSpec
-from elastriton.runtime.decoding import DecodingObserver, DecodingService
+from elastriton.runtime.decoding import DecodingService
 from elastriton.runtime.executor import Arrays
 
 PLAN = DecoderPlan("colour", ImageSpec(8, 8, 8, "bicubic"), slo_ms=60_000.0)
@@ -23,17 +20,14 @@ PLAN = DecoderPlan("colour", ImageSpec(8, 8, 8, "bicubic"), slo_ms=60_000.0)
 
 class Counted:
     def __init__(self) -> None:
-        self.samples: queue.Queue[int] = queue.Queue()
+        self.samples: list[int] = []
 
     def rejected(self, samples: int) -> None:
-        self.samples.put(samples)
+        self.samples.append(samples)
 
 
-@contextmanager
-def decoding(plan: DecoderPlan = PLAN, observer: DecodingObserver | None = None) -> Iterator[DecodingService]:
-    service = DecodingService(plan, observer)
-    yield service
-    service.stop()
+def decode(image: bytes, parameters: str = "", plan: DecoderPlan = PLAN) -> Arrays:
+    return DecodingService(plan).pixels(images(image), parameters)
 
 
 def images(*data: bytes) -> Arrays:
@@ -45,8 +39,7 @@ def sent(ago_ms: float, **parameters: Any) -> str:
 
 
 def test_images_become_pixels_and_each_gets_its_task(make_jpeg: Any) -> None:
-    with decoding() as service:
-        outputs = service.pixels(images(make_jpeg("red"), make_jpeg("blue")), "")
+    outputs = DecodingService(PLAN).pixels(images(make_jpeg("red"), make_jpeg("blue")), "")
     assert outputs["PIXELS"].shape == (2, 8, 8, 3)
     assert outputs["PIXELS"].dtype == np.uint8
     assert outputs["TASK"].tolist() == [[b"colour"], [b"colour"]]
@@ -56,8 +49,8 @@ def test_the_plan_s_limits_hold(make_jpeg: Any) -> None:
     image = make_jpeg("red")
     for limit in ({"max_bytes": len(image) - 1}, {"max_pixels": 100}):
         plan = DecoderPlan("colour", PLAN.image, 1000.0, **limit)
-        with decoding(plan) as service, pytest.raises(InvalidInput, match="IMAGE"):
-            service.pixels(images(image), "")
+        with pytest.raises(InvalidInput, match="IMAGE"):
+            decode(image, plan=plan)
 
 
 @pytest.mark.parametrize(
@@ -66,8 +59,8 @@ def test_the_plan_s_limits_hold(make_jpeg: Any) -> None:
 )
 def test_what_is_late_is_rejected_and_not_decoded(parameters: str, timeout_us: int, limit: str) -> None:
     """By the request's own deadline, Triton's timeout, or the task's; what cannot be decoded is not even looked at."""
-    with decoding() as service, pytest.raises(Rejected) as caught:
-        service.pixels(images(b"no image"), parameters, timeout_us)
+    with pytest.raises(Rejected) as caught:
+        DecodingService(PLAN).pixels(images(b"no image"), parameters, timeout_us)
     assert re.fullmatch(
         r"the deadline cannot be met: 0\.0 ms are left and decoding and the fastest level need 0\.0 ms on an idle "
         r"machine; raise slo_ms, or leave sent_unix_ms out where clocks differ: by it the request has been under way "
@@ -78,38 +71,35 @@ def test_what_is_late_is_rejected_and_not_decoded(parameters: str, timeout_us: i
 
 def test_what_has_too_little_time_left_for_the_fastest_level_is_not_decoded(make_jpeg: Any) -> None:
     """Of a queue in order of arrival that is as long as the deadline, all would else be decoded a moment too late."""
-    data = images(make_jpeg("red"))
-    with decoding(replace(PLAN, needed_ms=5_000.0)) as service:
-        service.pixels(data, sent(40_000))
-        service.pixels(data, '{"slo_ms": 5000}')
-        service.pixels(data, sent(5_000, slo_ms=12_000))
-        with pytest.raises(Rejected, match=r"\d{5}\.\d ms are left and .* level need 5000\.0 ms on an idle machine"):
-            service.pixels(data, sent(49_000))
-        with pytest.raises(Rejected, match=r"\d{4}\.\d ms are left"):
-            service.pixels(data, sent(7_000, slo_ms=12_000))
+    data, service = images(make_jpeg("red")), DecodingService(replace(PLAN, needed_ms=5_000.0))
+    service.pixels(data, sent(40_000))
+    service.pixels(data, '{"slo_ms": 5000}')
+    service.pixels(data, sent(5_000, slo_ms=12_000))
+    with pytest.raises(Rejected, match=r"\d{5}\.\d ms are left and .* level need 5000\.0 ms on an idle machine"):
+        service.pixels(data, sent(49_000))
+    with pytest.raises(Rejected, match=r"\d{4}\.\d ms are left"):
+        service.pixels(data, sent(7_000, slo_ms=12_000))
 
 
 def test_what_still_has_time_or_does_not_say_when_it_was_sent_is_decoded(make_jpeg: Any) -> None:
-    data = images(make_jpeg("red"))
-    with decoding() as service:
-        for parameters in (sent(5_000), sent(5_000, slo_ms=50_000), sent(-5_000, slo_ms=1), '{"slo_ms": 0.001}', ""):
-            assert service.pixels(data, parameters)["PIXELS"].shape == (1, 8, 8, 3)
+    for parameters in (sent(5_000), sent(5_000, slo_ms=50_000), sent(-5_000, slo_ms=1), '{"slo_ms": 0.001}', ""):
+        assert decode(make_jpeg("red"), parameters)["PIXELS"].shape == (1, 8, 8, 3)
 
 
 @pytest.mark.parametrize("parameters", ['{"slo_ms": "soon"}', '{"utility": -1}', '{"sent_unix_ms": "now"}'])
 def test_bad_parameters_are_refused_as_by_the_scheduler(parameters: str, make_jpeg: Any) -> None:
-    with decoding() as service, pytest.raises(InvalidInput, match="parameter"):
-        service.pixels(images(make_jpeg("red")), parameters)
+    with pytest.raises(InvalidInput, match="parameter"):
+        decode(make_jpeg("red"), parameters)
 
 
 def test_every_late_sample_that_somebody_waits_for_is_counted(make_jpeg: Any) -> None:
     counted = Counted()
-    with decoding(observer=counted) as service:
-        service.pixels(images(make_jpeg("red")), sent(0))
-        for parameters in (sent(61_000, background=True), sent(61_000)):
-            with pytest.raises(Rejected):
-                service.pixels(images(b"one", b"two", b"three"), parameters)
-    assert list(counted.samples.queue) == [3]
+    service = DecodingService(PLAN, counted)
+    service.pixels(images(make_jpeg("red")), sent(0))
+    for parameters in (sent(61_000, background=True), sent(61_000)):
+        with pytest.raises(Rejected):
+            service.pixels(images(b"one", b"two", b"three"), parameters)
+    assert counted.samples == [3]
 
 
 def test_an_observer_that_fails_spoils_no_answer(make_jpeg: Any) -> None:
@@ -117,8 +107,8 @@ def test_an_observer_that_fails_spoils_no_answer(make_jpeg: Any) -> None:
         def rejected(self, samples: int) -> None:
             raise RuntimeError("metrics are down")
 
-    with decoding(observer=Broken()) as service:
-        for _ in range(2):
-            with pytest.raises(Rejected):
-                service.pixels(images(b"late"), sent(61_000))
-        service.pixels(images(make_jpeg("red")), sent(0))
+    service = DecodingService(PLAN, Broken())
+    for _ in range(2):
+        with pytest.raises(Rejected):
+            service.pixels(images(b"late"), sent(61_000))
+    service.pixels(images(make_jpeg("red")), sent(0))

@@ -15,7 +15,6 @@ from elastriton.core.errors import Internal, Rejected, Unavailable
 from elastriton.core.policy import Decision, LargestBatch, Outlook
 from elastriton.core.queue import Item
 from elastriton.core.scheduler import Ended
-from elastriton.runtime.outbox import SENDERS
 from elastriton.runtime.worker import Lost, Worker
 
 
@@ -161,20 +160,3 @@ def test_the_time_that_a_decision_takes_counts_for_its_batch() -> None:
     worker.submit([item("one")])
     assert ended.get(timeout=10).took_ms == pytest.approx(250.0)
     worker.stop()
-
-
-def test_no_answer_waits_for_the_observer() -> None:
-    go = threading.Event()
-
-    class Stuck:
-        def batch(self, ended: Ended, drift: Drift) -> None:
-            go.wait(timeout=20)
-
-        def lost(self, items: Sequence[Item], outcome: Lost, waiting: int) -> None:
-            go.wait(timeout=20)
-
-    with working(observer=Stuck()) as (worker, answers):
-        for number in range(2 * SENDERS):
-            worker.submit([item(number)])
-            assert take(answers, 1) == {number: f"answer to {number}"}
-        go.set()
