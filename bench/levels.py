@@ -34,8 +34,9 @@ from elastriton.runtime.onnx_encoder import OnnxEncoder
 
 ROOT = Path(__file__).parents[1]
 Shape = dict[str, int]
+Levels = dict[str, list[TokenLevel]]
+"""By variant; `merging` is the product's."""
 
-VARIANTS = ("merging", "dropping", "two_merges")
 RESIDENT = """
 import sys, pathlib, numpy as np, psutil
 from elastriton.core.levels import constant_level
@@ -60,11 +61,10 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        shape = export(arguments.model, arguments.levels, folder)
-        encoders = {name: OnnxEncoder(folder / name, arguments.levels) for name in VARIANTS}
+        shape, levels = export(arguments.model, arguments.levels, folder)
+        encoders = {name: OnnxEncoder(folder / name, arguments.levels) for name in levels}
         side, depth = shape["side"], shape["depth"]
-        levels = levels_of(arguments.levels, shape)
-        work = {name: [flops_of(level, shape) for level in own] for name, own in levels.items()}
+        work = {name: {level.gamma: flops_of(level, shape) for level in own} for name, own in levels.items()}
         pixels = np.random.default_rng(0).integers(0, 256, (max(arguments.batches), side, side, 3), dtype=np.uint8)
         rows = [
             {"batch": batch} | row
@@ -87,8 +87,8 @@ def main() -> None:
     print(memory)
 
 
-def export(model: str, gammas: Sequence[int], folder: Path) -> Shape:
-    """Write the graphs of a folder's or a timm id's encoder, in all variants; return its shape."""
+def export(model: str, gammas: Sequence[int], folder: Path) -> tuple[Shape, Levels]:
+    """Write the graphs of a folder's or a timm id's encoder, in all variants; return its shape and levels."""
     import timm
     import torch
 
@@ -116,17 +116,13 @@ def export(model: str, gammas: Sequence[int], folder: Path) -> Shape:
         "tokens": vit.pos_embed.shape[1],
         "patch": vit.patch_embed.patch_size[0],
     }
-    for name, levels in levels_of(gammas, shape).items():
+    constant = [constant_level(gamma, shape["depth"]) for gamma in gammas]
+    levels = {"merging": constant, "dropping": constant, "two_merges": [in_two(level, shape) for level in constant]}
+    for name, own in levels.items():
         (folder / name).mkdir()
         kind = Dropping if name == "dropping" else ElasticViT
-        export_vision(kind(vit, (0.5,) * 3, (0.5,) * 3), tuple(levels), (shape["side"],) * 2, 1, folder / name)
-    return shape
-
-
-def levels_of(gammas: Sequence[int], shape: Shape) -> dict[str, list[TokenLevel]]:
-    """The levels of each variant."""
-    levels = [constant_level(gamma, shape["depth"]) for gamma in gammas]
-    return {"merging": levels, "dropping": levels, "two_merges": [in_two(level, shape) for level in levels]}
+        export_vision(kind(vit, (0.5,) * 3, (0.5,) * 3), tuple(own), (shape["side"],) * 2, 1, folder / name)
+    return shape, levels
 
 
 def in_two(level: TokenLevel, shape: Shape) -> TokenLevel:
@@ -144,14 +140,14 @@ def flops_of(level: TokenLevel, shape: Shape) -> float:
 
 def speed_ups(
     encoders: Mapping[str, OnnxEncoder],
-    levels: Mapping[str, Sequence[TokenLevel]],
-    work: Mapping[str, Sequence[float]],
+    levels: Levels,
+    work: Mapping[str, Mapping[int, float]],
     inputs: Arrays,
     rounds: int,
 ) -> list[dict[str, Any]]:
     """For one batch: ms, speed-up over level 0, ratio of FLOPs, and the one over the other for each variant.
 
-    `levels` and their `work`, in FLOPs, are by variant; the first is described in full.
+    `work` is in FLOPs, by variant and gamma.
     """
     taken: dict[tuple[str, int], list[float]] = {(name, one.gamma): [] for name in encoders for one in levels[name]}
     for turn in range(rounds + 2):
@@ -162,22 +158,20 @@ def speed_ups(
                 if turn > 1:
                     taken[name, level.gamma].append((time.perf_counter() - before_s) * 1000.0)
     rows = []
-    for index, level in enumerate(levels["merging"]):
-        gamma, ratios, speeds = level.gamma, {}, {}
-        for name in encoders:
-            plain = next(own for one, own in zip(levels[name], work[name], strict=True) if one.gamma == 0)
-            ratios[name] = plain / work[name][index]
-            both = zip(taken[name, 0], taken[name, gamma], strict=True)
-            speeds[name] = [before / after for before, after in both]
+    for gamma in (level.gamma for level in levels["merging"]):
+        ratios = {name: work[name][0] / work[name][gamma] for name in encoders}
+        speeds = {
+            name: [before / after for before, after in zip(taken[name, 0], taken[name, gamma], strict=True)]
+            for name in encoders
+        }
         over = {name: round(statistics.median(speed) / ratios[name], 3) for name, speed in speeds.items()}
-        own, ratio = speeds["merging"], ratios["merging"]
         row = {
             "gamma": gamma,
             "ms": round(statistics.median(taken["merging", gamma]), 2),
-            "speed_up": round(statistics.median(own), 3),
-            "flop_ratio": round(ratio, 3),
+            "speed_up": round(statistics.median(speeds["merging"]), 3),
+            "flop_ratio": round(ratios["merging"], 3),
             "speed_up_over_flop_ratio": over.pop("merging"),
-            "quartiles": [round(float(np.percentile(own, q)) / ratio, 3) for q in (25, 75)],
+            "quartiles": [round(float(np.percentile(speeds["merging"], q)) / ratios["merging"], 3) for q in (25, 75)],
         }
         rows.append(row | over)
     return rows

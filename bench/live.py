@@ -1,6 +1,6 @@
 """Policies live: the same arrivals, real images, a real tritonserver, true labels; beside what the simulator predicts.
 
-    python bench/live.py --requests 1000    # profile, then 15 minutes of replays, longer where they are repeated
+    python bench/live.py --requests 1000    # profile, then half an hour of replays, longer where they are repeated
     python bench/live.py --encoder clip     # the same with CLIP ViT-B/16; bench/results/live_clip.json
 
 For every seed and policy a server is started, and the traces are replayed against it one by one (seeds outside,

@@ -49,7 +49,7 @@ def main() -> None:
         export_text(encoder, tuple(levels), Path(scratch))
         encoders = {"merging": OnnxEncoder(Path(scratch), args.levels)}
         for tokens in args.lengths:
-            work = [text_flops(level, tokens, depth, width) for level in levels]
+            work = {level.gamma: text_flops(level, tokens, depth, width) for level in levels}
             for batch in args.batches:
                 ids = np.random.default_rng(0).integers(1000, config.vocab_size, (batch, tokens))
                 inputs: Arrays = {"input_ids": ids, "attention_mask": np.ones_like(ids)}

@@ -26,10 +26,10 @@ from elastriton.runtime.outbox import Outbox, guarded, started
 
 Run = Callable[[Decision], Sequence[Any]]
 Answer = Callable[[Item, Any], None]
+Lost = Literal["rejected", "dropped", "failed"]
+
 BREATH_S = 0.1
 """Behind a step that failed: on the same queue it may fail again and again, until what waits is late and leaves."""
-
-Lost = Literal["rejected", "dropped", "failed"]
 
 
 class Observer(Protocol):

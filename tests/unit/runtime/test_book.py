@@ -101,6 +101,31 @@ def test_nothing_is_lost_between_threads(monkeypatch: pytest.MonkeyPatch) -> Non
     assert sum(value for _, value in count.told) == 8000.0
 
 
+def test_to_note_is_to_wait_for_nobody_while_triton_is_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No answer waits for metrics: services note from the threads that answer."""
+    monkeypatch.setattr(module, "FLUSH_S", 0.0)
+    book, stuck, go = Book(), threading.Event(), threading.Event()
+
+    class Stuck(Metric):
+        def _tell(self, what: str, value: float) -> None:
+            stuck.set()
+            go.wait(timeout=LIMIT_S)
+            super()._tell(what, value)
+
+    metric = Stuck()
+    counter = Series(metric, None)
+    book.add(counter)
+    assert stuck.wait(timeout=LIMIT_S)
+    noting = threading.Thread(target=lambda: book.add(counter, 100.0))
+    noting.start()
+    noting.join(timeout=LIMIT_S / 3)
+    waits = noting.is_alive()
+    go.set()
+    book.close()
+    assert not waits
+    assert sum(value for _, value in metric.told) == 101.0
+
+
 def test_a_closed_book_has_told_all_and_tells_at_once(book: Book) -> None:
     count, counter = series()
     book.add(counter)
