@@ -47,13 +47,13 @@ class Results:
         totals = np.array([self.utility[name].sum(axis=1) for name in self.peers])
         return [self.peers[index] for index in totals.argmax(axis=0)]
 
-    def interval(self, statistic: Callable[[NDArray[np.int64]], float]) -> tuple[float, float, float]:
-        """A statistic of the seeds drawn, over all of them once, and its 95 % bootstrap interval."""
-        rng = np.random.default_rng(0)
-        n = len(self.seeds)
-        drawn = [statistic(rng.integers(n, size=n)) for _ in range(DRAWS)]
-        low, high = np.percentile(drawn, [2.5, 97.5])
-        return statistic(np.arange(n)), float(low), float(high)
+
+def interval(statistic: Callable[[NDArray[np.int64]], float], seeds: int) -> tuple[float, float, float]:
+    """A statistic of the seeds drawn, over all of them once, and its 95 % bootstrap interval."""
+    rng = np.random.default_rng(0)
+    drawn = [statistic(rng.integers(seeds, size=seeds)) for _ in range(DRAWS)]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return statistic(np.arange(seeds)), float(low), float(high)
 
 
 def summarise(records: list[dict[str, Any]]) -> list[Table]:
@@ -103,7 +103,9 @@ def _ratio(results: Results, over: str, under: str, seeds: NDArray[np.int64]) ->
 def _interval(results: Results, over: str, under: str, cells: list[int]) -> str:
     if not cells:
         return "–"
-    middle, low, high = results.interval(lambda seeds: float(_ratio(results, over, under, seeds)[cells].mean()))
+    middle, low, high = interval(
+        lambda seeds: float(_ratio(results, over, under, seeds)[cells].mean()), len(results.seeds)
+    )
     return f"{middle:.3f} \\[{low:.3f}, {high:.3f}]"
 
 
