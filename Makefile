@@ -30,8 +30,8 @@ test: setup  ## every test that needs no GPU, a real tritonserver included
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest tests
 
 bench: DEMO = --json bench/results/demo.json
-bench: demo  ## the measurements behind the figures in the docs (about 100 minutes); most need ../shared/data
-	for script in overhead.py levels.py text_levels.py decision.py policies.py schedules.py "tune.py --minutes 2.5" "live.py --requests 1000"; do \
+bench: demo  ## the measurements behind the figures in the docs (about two hours); most need ../shared/data
+	for script in overhead.py levels.py text_levels.py decision.py policies.py "price.py --processes 2" schedules.py "tune.py --minutes 2.5" "live.py --requests 1000"; do \
 		PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python bench/$$script || exit 1; done
 	$(BIN)/python bench/readme.py
 

@@ -1,6 +1,6 @@
 """What the price of time brings, on more seeds than bench/policies.py has: `joint` over the same plan without it.
 
-    python bench/price.py --processes 2                       # about a quarter of an hour
+    python bench/price.py --processes 2                       # about ten minutes
 
 A price is a premium: most runs pay a little of their accuracy for a burst that does not come, some gain much by one
 that does. So a cell's five seeds say little of its mean, and here it has forty that nothing was chosen on. No bound and
