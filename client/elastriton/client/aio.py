@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from types import TracebackType
-from typing import Literal, overload
+from typing import Any, Literal, TypeVar, overload
 
 from elastriton.client.errors import (
     CLOSED,
@@ -21,7 +21,11 @@ from elastriton.client.protocol import Answer, Request, check_task, decode, requ
 from elastriton.client.transport import Transport, is_local, open_transport
 from elastriton.core.parameters import SENT_UNIX_MS
 
+T = TypeVar("T")
+
 POLL_S = 0.1
+MAX_TIMEOUT_S = 86_400
+"""gRPC counts nanoseconds in 64 bits: what is much more, it takes for the past."""
 
 
 class AsyncClient:
@@ -47,13 +51,15 @@ class AsyncClient:
         max_in_flight: int = 64,
         same_clock: bool | None = None,
     ) -> None:
-        if not timeout_s > 0 or max_in_flight < 1:
-            raise InvalidInputError(f"timeout_s={timeout_s} and max_in_flight={max_in_flight} must both be positive")
+        if not 0 < timeout_s <= MAX_TIMEOUT_S:
+            raise InvalidInputError(f"timeout_s={timeout_s}; it must be above 0 and at most {MAX_TIMEOUT_S}, a day")
+        if max_in_flight < 1:
+            raise InvalidInputError(f"max_in_flight={max_in_flight}; it must be at least 1")
         self._transport = open_transport(server) if isinstance(server, str) else server
         self._same_clock = isinstance(server, str) and is_local(server) if same_clock is None else same_clock
         self._timeout_s = timeout_s
         self._slots = asyncio.Semaphore(max_in_flight)
-        self._under_way: set[asyncio.Task[Answer]] = set()
+        self._under_way: set[asyncio.Task[Any]] = set()
         self._closed = False
 
     @overload
@@ -104,12 +110,7 @@ class AsyncClient:
         tensor, items = one_kind(images, texts)
         parameters = request_parameters(slo_ms, utility)
         check_task(task)
-        asks = [asyncio.create_task(self._ask(task, tensor, item, parameters, i)) for i, item in enumerate(items)]
-        self._under_way.update(asks)
-        try:
-            outcomes = await asyncio.gather(*asks, return_exceptions=True)
-        finally:
-            self._under_way.difference_update(asks)
+        outcomes = await self._ended([self._ask(task, tensor, item, parameters, i) for i, item in enumerate(items)])
         answers: list[Answer | ClientError] = []
         for index, ended in enumerate(outcomes):
             cut_off = self._closed and isinstance(ended, asyncio.CancelledError)
@@ -122,10 +123,12 @@ class AsyncClient:
     async def is_ready(self) -> bool:
         """Whether the server can be reached and says that it is ready; one small request is the surer proof."""
         self._check_open()
-        try:
-            return await self._transport.server_ready(self._timeout_s)
-        except TRANSPORT_FAILURES:
-            return False
+        [ended] = await self._ended([self._transport.server_ready(self._timeout_s)])
+        if self._closed and isinstance(ended, asyncio.CancelledError):
+            raise ClientError(CLOSED)
+        if isinstance(ended, BaseException) and not isinstance(ended, TRANSPORT_FAILURES):
+            raise ended
+        return ended is True
 
     async def wait_ready(self, timeout_s: float = 60.0) -> None:
         """Return once the server is ready; raises RequestTimeoutError if it is not within `timeout_s` seconds."""
@@ -167,6 +170,15 @@ class AsyncClient:
             raise
         except TRANSPORT_FAILURES as failure:
             raise translate(failure, task, index) from failure
+
+    async def _ended(self, calls: Sequence[Coroutine[Any, Any, T]]) -> list[T | BaseException]:
+        """What becomes of calls that `close` may cut off."""
+        tasks = [asyncio.create_task(call) for call in calls]
+        self._under_way.update(tasks)
+        try:
+            return await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            self._under_way.difference_update(tasks)
 
     async def _poll_ready(self) -> None:
         while not await self.is_ready():

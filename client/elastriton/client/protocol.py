@@ -13,6 +13,7 @@ travel as Triton request parameters.
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -73,9 +74,12 @@ def check_task(task: str) -> str:
 
 
 def request_parameters(slo_ms: float | None, utility: float | None) -> dict[str, float]:
-    """The request parameters that are set, checked by the server's own rule; raises InvalidInputError out of bounds."""
+    """The request parameters that are set, checked by the server's own rule.
+
+    Raises InvalidInputError for what is no number, and out of bounds.
+    """
     given = {SLO_MS: slo_ms, UTILITY: utility}
-    parameters = {name: float(value) for name, value in given.items() if value is not None}
+    parameters = {name: _number(name, value) for name, value in given.items() if value is not None}
     try:
         parse_options(json.dumps(parameters))
     except core.InvalidInput as error:
@@ -108,6 +112,15 @@ def decode(task: str, outputs: Outputs, latency_ms: float) -> Answer:
         level=int(_first(outputs["LEVEL"])) if "LEVEL" in outputs else None,
         fallback=bool(_first(outputs["FALLBACK"])) if "FALLBACK" in outputs else False,
     )
+
+
+def _number(name: str, value: float) -> float:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidInputError(f"{name}={reprlib.repr(value)} is not a number; give e.g. {name}=100") from None
 
 
 def _first(array: npt.NDArray[Any]) -> Any:

@@ -17,6 +17,9 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
+LONGEST = 500
+"""Characters of a message: it travels in a trailer of gRPC, at up to twelve bytes each, and over 8 KiB are lost."""
+
 
 class ElastritonError(Exception):
     """The base of every error this project raises on purpose."""
@@ -33,8 +36,9 @@ class RequestError(ElastritonError):
     triton_code: ClassVar[str] = "INTERNAL"
 
     def tagged(self) -> str:
-        """The message as it travels through Triton: `[tag] text`."""
-        return f"[{self.tag}] {self}"
+        """The message as it travels through Triton: `[tag] text`, of `LONGEST` characters at most."""
+        text = str(self)
+        return f"[{self.tag}] {text if len(text) <= LONGEST else text[: LONGEST - 1] + '…'}"
 
 
 class InvalidInput(RequestError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from dataclasses import dataclass
 
 from elastriton.core.errors import InvalidInput
@@ -49,7 +50,8 @@ def parse_options(parameters_json: str, timeout_us: int = 0) -> RequestOptions:
     utility, sent_unix_ms = _number(parameters, UTILITY, MAX_UTILITY), _number(parameters, SENT_UNIX_MS, MAX_UNIX_MS)
     background = parameters.get(BACKGROUND, False)
     if not isinstance(background, bool):
-        raise InvalidInput(f"parameter {BACKGROUND}={background!r} is not a boolean; send true or leave it out")
+        seen = reprlib.repr(background)
+        raise InvalidInput(f"parameter {BACKGROUND}={seen} is not a boolean; send true or leave it out")
     return RequestOptions(slo_ms, utility, sent_unix_ms, background)
 
 
@@ -62,7 +64,7 @@ def _number(parameters: dict[str, object], name: str, maximum: float) -> float |
             raise ValueError
         number = float(value)
     except (ValueError, OverflowError):
-        raise InvalidInput(f"parameter {name}={value!r} is not a number; send e.g. {name}=100") from None
+        raise InvalidInput(f"parameter {name}={reprlib.repr(value)} is not a number; send e.g. {name}=100") from None
     if not math.isfinite(number) or not 0 < number <= maximum:
         raise InvalidInput(f"parameter {name}={number:g} is out of bounds; it must be above 0 and at most {maximum:g}")
     return number

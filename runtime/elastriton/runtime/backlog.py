@@ -46,12 +46,16 @@ class Backlog(Generic[T]):
             self._wake.notify()
         return items[room:]
 
-    def stop(self) -> None:
-        """Leave out what waits and end the thread, once its work at hand is done; waits for a few seconds at most."""
+    def stop(self) -> list[T]:
+        """Take nothing more, and end the thread once its work at hand is done; what still waited comes back."""
         with self._wake:
             self._stopped = True
-            self._waiting.clear()
+            left, self._waiting = self._waiting, []
             self._wake.notify()
+        return left
+
+    def join(self) -> None:
+        """Wait for the end of the thread, for a few seconds at most."""
         if self._thread is not None:
             self._thread.join(timeout=5.0)
 

@@ -15,25 +15,25 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from threading import BoundedSemaphore
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from elastriton.core.cascade import accepts, blend
 from elastriton.core.errors import Internal, InvalidInput, Rejected, RequestError, Unavailable
-from elastriton.core.parameters import BACKGROUND, MAX_SLO_MS, SLO_MS, UTILITY, parse_options
+from elastriton.core.parameters import parse_options
 from elastriton.core.plan import CascadePlan
 from elastriton.runtime.auditing import AuditObserver, Auditor
 from elastriton.runtime.backlog import Backlog
 from elastriton.runtime.executor import Arrays, Floats
-from elastriton.runtime.preparing import Row, Texts, preparation
+from elastriton.runtime.large import LargeModel
+from elastriton.runtime.preparing import Row, Texts
 from elastriton.runtime.reply import Parts, Request, Watchdog, guard
-from elastriton.runtime.scheduling import Call, Parameters, classified
+from elastriton.runtime.routes import Routes
+from elastriton.runtime.scheduling import Call, classified
 from elastriton.runtime.small import Opinion, SmallModel
 from elastriton.runtime.texts import TooLong, decoded
 from elastriton.runtime.words import shorten
@@ -53,8 +53,8 @@ class CascadeObserver(AuditObserver, Protocol):
         """A sample has its answer: level 0 is the first small model; a fallback stands in for the large model's."""
         ...
 
-    def lost(self, outcome: Literal["rejected", "failed"]) -> None:
-        """A sample has an error for an answer, and not for a mistake of its client's."""
+    def lost(self, outcome: Literal["rejected", "failed", "dropped"]) -> None:
+        """A sample has an error for an answer, and not for a mistake of its client's; dropped: that of another one."""
         ...
 
     def shortened(self, words: int, kept: int) -> None:
@@ -91,17 +91,14 @@ class CascadeService:
 
     def __init__(self, plan: CascadePlan, folder: Path, call: Call, observer: CascadeObserver | None = None) -> None:
         self._plan = plan
-        self._call = call
         self._observer = observer
         self._input = "IMAGE" if plan.kind == "vision" else "TEXT"
-        tokenizer = folder / plan.tokenizer.path if plan.tokenizer else folder
-        self._large = preparation(plan.task, plan.text, plan.image, tokenizer, plan.inputs)
+        self._large = LargeModel(plan, folder, call)
         self._small = [SmallModel(plan, level, folder) for level in range(len(plan.small))]
-        self._routes = ThreadPoolExecutor(ROUTES, thread_name_prefix="route")
+        self._routes = Routes(self._ask_large, ROUTES, MAX_ROUTED)
         self._backlogs = [  # of the small models behind the first: not behind calls to the large model
             Backlog(partial(self._decide, level), MAX_ROUTED, f"small {level}") for level in range(1, len(plan.small))
         ]
-        self._room = BoundedSemaphore(MAX_ROUTED)
         self._watchdog = Watchdog(plan.grace_s)
         self._auditor = Auditor(plan.audit, self._second_opinion, observer) if plan.audit else None
 
@@ -115,10 +112,14 @@ class CascadeService:
 
     def stop(self) -> None:
         """Answer everything that is left."""
-        self._routes.shutdown(wait=False, cancel_futures=True)
+        left = self._routes.stop()
+        for backlog in self._backlogs:
+            left += backlog.stop()
+        for sample in left:
+            self._fail(sample, Unavailable("the model is being unloaded; retry on another replica"))
         self._watchdog.stop()
         for backlog in self._backlogs:
-            backlog.stop()
+            backlog.join()
         if self._auditor is not None:
             self._auditor.stop()
 
@@ -141,11 +142,11 @@ class CascadeService:
     def _first_reading(self, row: Row) -> Any:
         """The row as the first model reads it; None where only the large model can. Raises InvalidInput."""
         if not self._small:
-            return self._large.read(row)
+            return self._large.preparation.read(row)
         try:
             return self._small[0].preparation.read(row)
         except TooLong:
-            self._large.read(row)
+            self._large.preparation.read(row)
             return None
 
     def _decide(self, level: int, samples: Sequence[Sample]) -> None:
@@ -190,6 +191,7 @@ class CascadeService:
 
     def _in_time(self, level: int, samples: Sequence[Sample]) -> list[Sample]:
         """The samples that small model `level` may still answer in time; for the others it is too late to be asked."""
+        samples = [sample for sample in samples if not self._is_moot(sample)]
         now_s = time.monotonic()
         for sample in samples:
             if sample.deadline_s <= now_s:
@@ -226,28 +228,26 @@ class CascadeService:
             return replace(sample, reading=None)
 
     def _route(self, sample: Sample) -> None:
-        if not self._room.acquire(blocking=False):
-            self._fall_back(sample, Rejected(f"the queue is full: {MAX_ROUTED} samples await the large model"))
-            return
         try:
-            self._routes.submit(self._ask_large, sample)
-        except RuntimeError:
-            self._fail(sample, Unavailable("the model is being unloaded; retry on another replica"))
+            if not self._routes.put(sample):
+                self._fall_back(sample, Rejected(f"the queue is full: {MAX_ROUTED} samples await the large model"))
+        except Unavailable as error:
+            self._fail(sample, error)
 
     def _ask_large(self, sample: Sample) -> None:
+        if self._is_moot(sample):
+            return
         try:
             self._put(sample, self._large_answer(sample))
-        except Rejected as error:
+        except (Rejected, TooLong) as error:
             self._fall_back(sample, error)
         except RequestError as error:
             self._fail(sample, error)
         except Exception as error:
             self._fail(sample, Internal(f"{type(error).__name__}: {error}"))
-        finally:
-            self._room.release()
 
-    def _fall_back(self, sample: Sample, error: Rejected) -> None:
-        """There is no time for a larger model: an unsure answer is better than none."""
+    def _fall_back(self, sample: Sample, error: Rejected | TooLong) -> None:
+        """A larger model has no time for it, or cannot read it: an unsure answer is better than none."""
         if sample.opinion is None:
             self._fail(sample, error)
         else:
@@ -258,17 +258,26 @@ class CascadeService:
         if left_ms <= 0:
             raise Rejected("the deadline passed before the large model could be asked; raise slo_ms")
         opinion = self._last_opinion(sample)
-        reading = self._large.read(self._shortened(sample, opinion)) if self._small else sample.reading
-        outputs = self._outputs(reading, left_ms, sample.utility, sample.request_id)
-        large = self._values(outputs)
+        reading = self._reading(sample, opinion) if self._small else sample.reading
+        values, gamma = self._large.ask(reading, left_ms, sample.utility, sample.request_id)
         if opinion is not None:
-            large = blend(opinion.values, large, self._plan.small_weight)
-        return Result(large, max(1, len(self._small)), int(outputs["GAMMA"][0, 0]))
+            values = blend(opinion.values, values, self._plan.small_weight)
+        return Result(values, max(1, len(self._small)), gamma)
 
     def _last_opinion(self, sample: Sample) -> Opinion | None:
         """The last small model's, whom weight and pruning were fitted to; None where it could not read the sample."""
         opinion = sample.opinion
         return opinion if opinion is not None and opinion.level == len(self._small) - 1 else None
+
+    def _reading(self, sample: Sample, opinion: Opinion | None) -> Any:
+        """The row as the large model reads it: shortened, or as it came where that has become longer in its tokens."""
+        row = self._shortened(sample, opinion)
+        try:
+            return self._large.preparation.read(row)
+        except TooLong:
+            if row == sample.row:
+                raise
+            return self._large.preparation.read(sample.row)
 
     def _shortened(self, sample: Sample, opinion: Opinion | None) -> Row:
         rule = self._plan.pruning
@@ -282,36 +291,25 @@ class CascadeService:
         self._note(lambda observer: observer.shortened(short.words, short.kept))
         return short.texts
 
-    def _outputs(
-        self, reading: Any, slo_ms: float, utility: float | None, request_id: str, *, background: bool = False
-    ) -> Arrays:
-        inputs: Arrays = {name.upper(): array for name, array in self._large.batch([reading]).items()}
-        inputs["TASK"] = np.array([[self._plan.task.encode()]], dtype=object)
-        parameters: Parameters = {SLO_MS: repr(min(slo_ms, MAX_SLO_MS))}  # text: calls between models carry no floats
-        if utility is not None:
-            parameters[UTILITY] = repr(utility)
-        if background:
-            parameters[BACKGROUND] = True
-        try:
-            return self._call(self._plan.scheduler, inputs, parameters, request_id)
-        except InvalidInput as error:  # the request was fit to be read: what is wrong now, the cascade has made
-            raise Internal(f"{self._plan.scheduler} cannot read what the cascade sent: {error}") from None
-
-    def _values(self, outputs: Arrays) -> Floats:
-        name = "SCORE" if self._plan.objective == "regression" else "PROBABILITIES"
-        return np.asarray(outputs[name][0], dtype=np.float32)
-
     def _second_opinion(self, row: Row, slo_ms: float, utility: float) -> Floats:
         """What the large model says of a sample that has its answer.
 
         Raises Rejected where it says so at a merging level: the promise compares with the plain one.
         """
-        outputs = self._outputs(self._large.read(row), slo_ms, utility, "", background=True)
-        if (gamma := int(outputs["GAMMA"][0, 0])) < 0:
+        values, gamma = self._large.ask(self._large.preparation.read(row), slo_ms, utility, "", background=True)
+        if gamma < 0:
             raise Rejected(f"there is only time for level {gamma}")
-        return self._values(outputs)
+        return values
+
+    def _is_moot(self, sample: Sample) -> bool:
+        """Whether its request has got an error already: another sample's, or the watchdog's."""
+        if moot := sample.parts.reply.done:
+            self._note(lambda observer: observer.lost("dropped"))
+        return moot
 
     def _put(self, sample: Sample, result: Result) -> None:
+        if self._is_moot(sample):
+            return
         sample.parts.put(sample.index, result)
         in_time = time.monotonic() <= sample.deadline_s
         self._note(lambda observer: observer.answered(result.level, fallback=result.fallback, in_time=in_time))

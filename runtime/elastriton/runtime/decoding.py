@@ -10,12 +10,14 @@ queue then grows until those at its head are about to be turned away: who is dec
 from __future__ import annotations
 
 import time
+from collections.abc import Sized
 from functools import partial
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
-from elastriton.core.parameters import parse_options
+from elastriton.core.errors import InvalidInput
+from elastriton.core.parameters import RequestOptions, parse_options
 from elastriton.core.plan import DecoderPlan
 from elastriton.core.scheduler import by_the_senders_clock, hopeless
 from elastriton.runtime.executor import Arrays
@@ -29,8 +31,8 @@ BUSY = 3.0
 class DecodingObserver(Protocol):
     """Is told what the scheduler never sees, and must not wait for anything (runtime/metrics.py)."""
 
-    def rejected(self, samples: int) -> None:
-        """Samples of one request were late before they were decoded."""
+    def lost(self, samples: int, outcome: Literal["rejected", "failed"]) -> None:
+        """Samples of one request were late before they were decoded, or lost to a failure of ours."""
         ...
 
 
@@ -51,11 +53,20 @@ class DecodingService:
         images = inputs["IMAGE"].ravel()
         slo_ms, waited_ms = options.slo_ms or self._plan.slo_ms, options.waited_ms(time.time() * 1000.0)
         if waited_ms and slo_ms - waited_ms <= min(BUSY * self._plan.needed_ms, slo_ms / 2.0):
-            if self._observer and not options.background:
-                guarded(partial(self._observer.rejected, len(images)))
+            self._note_lost(images, options, "rejected")
             needed = f"decoding and the fastest level need {self._plan.needed_ms:.1f} ms on an idle machine"
             late = hopeless(slo_ms - waited_ms, needed)
             raise by_the_senders_clock(late, waited_ms, slo_ms)
         plan = self._plan
-        pixels = np.stack([decode_image(image, plan.image, plan.max_bytes, plan.max_pixels) for image in images])
+        try:
+            pixels = np.stack([decode_image(image, plan.image, plan.max_bytes, plan.max_pixels) for image in images])
+        except InvalidInput:
+            raise
+        except Exception:
+            self._note_lost(images, options, "failed")
+            raise
         return {"PIXELS": pixels, "TASK": np.array([[plan.task.encode()]] * len(pixels), dtype=object)}
+
+    def _note_lost(self, images: Sized, options: RequestOptions, outcome: Literal["rejected", "failed"]) -> None:
+        if self._observer and not options.background:
+            guarded(partial(self._observer.lost, len(images), outcome))

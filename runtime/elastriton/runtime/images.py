@@ -42,7 +42,9 @@ def decode_image(
         raise InvalidInput(
             f"IMAGE cannot be decoded; send a JPEG or PNG file, these bytes begin {data[:8]!r}"
         ) from None
-    except (OSError, SyntaxError, ValueError, AssertionError, Image.DecompressionBombError) as error:
+    except (InvalidInput, MemoryError):
+        raise
+    except Exception as error:  # a reader raises what it trips over: of an empty colour profile, an IndexError
         raise InvalidInput(f"IMAGE is damaged: {error}") from None
     return _resize_and_crop(pixels, spec, max_pixels)
 

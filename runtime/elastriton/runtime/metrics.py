@@ -68,16 +68,16 @@ class SchedulerMetrics:
 
 
 class DecoderMetrics:
-    """What a decoder turns away before the scheduler can."""
+    """What a decoder turns away, or loses, before the scheduler can."""
 
     def __init__(self, model: str, task: str) -> None:
-        self._rejected = _outcomes(model, [task])[task, "rejected"]
+        self._task, self._outcomes = task, _outcomes(model, [task])
         self._book = Book()
         self.close = self._book.close
 
-    def rejected(self, samples: int) -> None:
-        """Note the samples of one request that was late."""
-        self._book.add(self._rejected, samples)
+    def lost(self, samples: int, outcome: Lost) -> None:
+        """Note the samples of one request that was late, or met a failure of ours."""
+        self._book.add(self._outcomes[self._task, outcome], samples)
 
 
 class CascadeMetrics:
@@ -89,7 +89,9 @@ class CascadeMetrics:
         by_model = {"model": model}
         answers = _Family("COUNTER", "elastriton_cascade_total", "Samples answered, by level of the cascade")
         self._levels = [answers.metric(by_model | {"level": str(level)}) for level in range(max(2, levels))]
-        fallbacks = _Family("COUNTER", "elastriton_cascade_fallback_total", "Early answers for want of time")
+        fallbacks = _Family(
+            "COUNTER", "elastriton_cascade_fallback_total", "Unsure answers that stand in for a larger model's"
+        )
         self._fallbacks = fallbacks.metric(by_model)
         words = _Family("COUNTER", "elastriton_cascade_words_total", "Words of re-routed texts")
         self._kept, self._cut = (words.metric(by_model | {"pruning": what}) for what in ("kept", "cut"))

@@ -5,6 +5,7 @@ Request ─► items ─► Worker ─► core.Scheduler ─► call(executor, b
 
 from __future__ import annotations
 
+import reprlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -93,9 +94,8 @@ class SchedulingService:
         tasks = {name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names.ravel()}
         unknown = tasks - self._plan.tasks.keys()
         if unknown or len(tasks) != 1:
-            raise InvalidInput(
-                f"TASK is {sorted(tasks)}; name one task per request, of {', '.join(sorted(self._plan.tasks))}"
-            )
+            known = ", ".join(sorted(self._plan.tasks))
+            raise InvalidInput(f"TASK is {reprlib.repr(sorted(tasks))}; name one task per request, of {known}")
         return tasks.pop()
 
     def _samples(self, inputs: Arrays) -> list[tuple[Any, int]]:
@@ -106,6 +106,9 @@ class SchedulingService:
         ids, mask, segments = (
             inputs[name].astype(np.int64) for name in ("INPUT_IDS", "ATTENTION_MASK", "TOKEN_TYPE_IDS")
         )
+        if not ids.shape == mask.shape == segments.shape:
+            shapes = f"{list(ids.shape)}, {list(mask.shape)} and {list(segments.shape)}"
+            raise InvalidInput(f"INPUT_IDS, ATTENTION_MASK and TOKEN_TYPE_IDS are {shapes}; send them of one shape")
         encodings = unpad(ids, mask, segments)
         for encoding in encodings:
             if not 0 < len(encoding) <= longest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,5 +105,5 @@ def decoded(text: bytes | str) -> str:
     except UnicodeDecodeError as error:
         raise InvalidInput(f"TEXT is not UTF-8: {error}") from None
     if not string.strip():
-        raise InvalidInput(f"TEXT is empty: {string!r}; send at least one word")
+        raise InvalidInput(f"TEXT is empty: {reprlib.repr(string)}; send at least one word")
     return string

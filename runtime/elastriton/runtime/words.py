@@ -15,7 +15,7 @@ from elastriton.core.confidence import FloatArray
 from elastriton.core.pruning import Pruning, kept
 from elastriton.runtime.texts import Span
 
-_WORD = re.compile(r"\S+")
+_WORD = re.compile(r"(?:\S|[\x1c-\x1f\x85])+")  # to tokenizers these are control characters, no blanks
 
 
 @dataclass(frozen=True, slots=True)

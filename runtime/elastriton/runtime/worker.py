@@ -83,6 +83,7 @@ class Worker:
         """Queue the items of one request, all or none. Raises Rejected or Unavailable, and then queues none."""
         with self._wake:
             if self._stopped:
+                self._note_lost(items, "failed")
                 raise Unavailable("the scheduler is being unloaded; retry on another replica")
             now_s = self.clock()
             if stuck := self._pool.stuck(now_s):
@@ -121,8 +122,7 @@ class Worker:
             self._scheduler.waiting.remove(left)
             self._wake.notify_all()
             self._earlier.notify()
-        for item in left:
-            self._answer(item, Unavailable("the scheduler is being unloaded; retry on another replica"))
+        self._fail(left, Unavailable("the scheduler is being unloaded; retry on another replica"))
         for thread in self._threads:
             thread.join(timeout=10.0)
         self.outbox.close()

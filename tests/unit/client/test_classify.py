@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from elastriton.client import Answer, Client, ClientError, InvalidInputError, RejectedError, Request, ServerError
+from elastriton.client import Answer, Client, InvalidInputError, RejectedError, Request, ServerError
 from elastriton.client.testing import FakeTransport
 from elastriton.client.transport import is_local
 
@@ -189,6 +189,10 @@ def test_at_most_max_in_flight_requests_are_under_way(classify: Classify) -> Non
         ({"texts": ["x"], "slo_ms": 0}, "slo_ms=0 is out of bounds"),
         ({"texts": ["x"], "slo_ms": float("nan")}, "out of bounds"),
         ({"texts": ["x"], "utility": -1.0}, "utility=-1 is out of bounds"),
+        ({"texts": ["x"], "slo_ms": "soon"}, "slo_ms='soon' is not a number"),
+        ({"texts": ["x"], "slo_ms": True}, "slo_ms=True is not a number"),
+        ({"texts": ["x"], "utility": [1.0]}, r"utility=\[1.0\] is not a number"),
+        ({"texts": ["x"], "utility": 10**400}, "utility=1000.*000 is not a number"),
     ],
 )
 def test_arguments_that_are_wrong_as_a_whole_raise_before_anything_is_sent(
@@ -206,7 +210,15 @@ def test_a_task_name_that_is_none_is_refused(classify: Classify, task: str) -> N
         classify(FakeTransport(river), task, texts=["x"])
 
 
-@pytest.mark.parametrize("options", [{"timeout_s": 0}, {"timeout_s": float("nan")}, {"max_in_flight": 0}])
-def test_limits_must_be_positive(classify: Classify, options: dict[str, Any]) -> None:
-    with pytest.raises(ClientError, match="must both be positive"):
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"timeout_s": 0}, "timeout_s=0; it must be above 0"),
+        ({"timeout_s": float("nan")}, "timeout_s=nan"),
+        ({"timeout_s": float("inf")}, "timeout_s=inf; it must be above 0 and at most 86400, a day"),
+        ({"max_in_flight": 0}, "max_in_flight=0; it must be at least 1"),
+    ],
+)
+def test_limits_must_make_sense(classify: Classify, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidInputError, match=words):
         classify(FakeTransport(river), "eurosat", texts=["x"], options=options)

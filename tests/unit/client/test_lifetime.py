@@ -143,6 +143,38 @@ def test_closing_ends_the_requests_in_flight_and_in_the_queue() -> None:
     assert client_threads() == []
 
 
+class Silent(FakeTransport):
+    """A server that takes its time to say that it is ready."""
+
+    async def server_ready(self, timeout_s: float) -> bool:
+        return await asyncio.sleep(timeout_s, True)
+
+
+def test_closing_ends_the_calls_that_ask_whether_the_server_is_ready() -> None:
+    async def main() -> None:
+        client = AsyncClient(Silent(river), timeout_s=60.0)
+        asking = [asyncio.create_task(client.is_ready()), asyncio.create_task(client.wait_ready())]
+        await asyncio.sleep(0.05)
+        await client.close()
+        for outcome in await asyncio.gather(*asking, return_exceptions=True):
+            assert type(outcome) is ClientError
+            assert "this client is closed" in str(outcome)
+
+    asyncio.run(main())
+
+
+def test_a_caller_that_is_cancelled_while_it_asks_stays_so() -> None:
+    async def main() -> None:
+        async with AsyncClient(Silent(river), timeout_s=60.0) as client:
+            asking = asyncio.create_task(client.is_ready())
+            await asyncio.sleep(0.05)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+
+    asyncio.run(main())
+
+
 def test_an_interrupt_of_the_caller_cancels_its_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     stuck = Stuck()
 

@@ -2,7 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from elastriton.core.errors import ConfigError, Internal, InvalidInput, Rejected, RequestError, Unavailable, parse
+from elastriton.core.errors import (
+    LONGEST,
+    ConfigError,
+    Internal,
+    InvalidInput,
+    Rejected,
+    RequestError,
+    Unavailable,
+    parse,
+)
 
 KINDS = (InvalidInput, Rejected, Unavailable, Internal)
 
@@ -49,3 +58,13 @@ def test_tags_are_distinct_and_codes_are_triton_s() -> None:
 
 def test_a_configuration_error_is_not_an_answer_to_a_request() -> None:
     assert not issubclass(ConfigError, RequestError)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_message_that_grpc_would_lose_is_cut(kind: type[RequestError]) -> None:
+    tagged = kind("\U0001f600" * 20_000).tagged()
+    assert len("".join(f"%{byte:02x}" for byte in tagged.encode())) < 8192, "as it travels"
+    found = parse(f"in ensemble 'intent', {tagged}")
+    assert type(found) is kind
+    assert str(found).endswith("\U0001f600…")
+    assert kind("x" * LONGEST).tagged().endswith("x" * LONGEST)

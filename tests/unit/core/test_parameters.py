@@ -70,3 +70,10 @@ def test_background_is_a_boolean() -> None:
     assert not parse_options("{}").background
     with pytest.raises(InvalidInput, match="background='yes' is not a boolean"):
         parse_options('{"background": "yes"}')
+
+
+@pytest.mark.parametrize("name", ["slo_ms", "background"])
+def test_a_long_value_is_not_sent_back_whole(name: str) -> None:
+    with pytest.raises(InvalidInput, match=f"{name}='xxx.*xxx' is not a") as caught:
+        parse_options(json.dumps({name: "x" * 20_000}))
+    assert len(str(caught.value)) < 200

@@ -57,15 +57,18 @@ def test_behind_the_stop_nothing_is_done_or_taken() -> None:
     backlog.put([1])
     assert busy.begun.get(timeout=10) == [1]
     backlog.put([2])
-    busy.go.release(2)
-    backlog.stop()
+    assert backlog.stop() == [2]
+    busy.go.release()
+    backlog.join()
     assert backlog._thread is not None
     assert not backlog._thread.is_alive()
     with pytest.raises(Unavailable, match="is being unloaded"):
         backlog.put([3])
-    backlog.stop()
-    assert busy.begun.qsize() <= 1, "what waits when it stops is done at most once"
-    Backlog(busy, 100, "never used").stop()
+    assert backlog.stop() == []
+    assert busy.begun.empty()
+    unused = Backlog(busy, 100, "never used")
+    assert unused.stop() == []
+    unused.join()
 
 
 def test_an_error_in_the_work_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:

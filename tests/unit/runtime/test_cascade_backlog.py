@@ -127,6 +127,21 @@ def test_its_first_batch_goes_on_to_the_large_model_while_its_second_runs(
         assert level(last) == (2, False)
 
 
+def test_those_whose_request_has_an_error_meanwhile_are_not_answered(stages: CascadePlan, tiny_build: Path) -> None:
+    counts = Counts()
+    with serving(stages, tiny_build, observer=counts) as service:
+        second = BusySecond(service)
+        second.occupy(service)
+        outcomes, pair = request(HARD, EASY)
+        service.handle([pair])
+        assert pair.reply.send(Unavailable("the watchdog"))
+        second.go.release(100)
+        counts.wait_for_outcomes(3)
+        assert type(outcomes.get(timeout=10)) is Unavailable
+    assert second.begun.empty(), "the second model has better things to do"
+    assert sorted(counts.outcomes) == ["dropped", "dropped", "in_time"]
+
+
 def test_those_who_find_no_room_get_the_answer_that_there_is(
     stages: CascadePlan, tiny_build: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,7 @@ from elastriton.runtime.preparing import Texts
 from elastriton.runtime.scheduling import Parameters
 from elastriton.runtime.small import SmallModel
 from elastriton.runtime.texts import TextTokenizer
+from elastriton.runtime.words import Shortened
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_no_tokenizer_is_given_a_text_of_far_too_many_bytes(
     short = at(plan, 0.0)
     short = replace(short, small=(replace(short.small[0], text=TextSpec(5)),))
     with serving(short, tiny_build) as service:
-        for preparation, most in ((service._small[0].preparation, 320), (service._large, 1024)):
+        for preparation, most in ((service._small[0].preparation, 320), (service._large.preparation, 1024)):
             assert isinstance(preparation, Texts)
             guarded = Guarded(preparation.tokenizer._tokenizer, most)
             monkeypatch.setattr(preparation.tokenizer, "_tokenizer", guarded)
@@ -122,6 +123,17 @@ def test_a_re_routed_text_is_shortened_to_what_the_small_model_attends_to(
     expected = TextTokenizer(tiny_build / plan.tokenizer.path, 16).encode([" ".join(words[i] for i in best)])
     assert read == [expected.ids.tolist()]
     assert counts.words == [(4, 2)]
+
+
+def test_a_shortened_text_that_has_become_too_long_is_read_as_it_came(
+    plan: CascadePlan, tiny_build: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longer = Shortened(("hello " * 40,), 4, 4)
+    monkeypatch.setattr(cascading, "shorten", lambda *_: longer)
+    pruned = replace(at(plan, 1.1), pruning=Pruning(keep_rate=0.5, floor=1))
+    with serving(pruned, tiny_build) as service:
+        (outcome,) = map(arrays, answers(service, request(EASY)))
+    assert (outcome["LEVEL"].tolist(), outcome["FALLBACK"].tolist()) == ([[1]], [[False]])
 
 
 def two_stages(plan: CascadePlan, folder: Path) -> tuple[CascadePlan, dict[int, str]]:

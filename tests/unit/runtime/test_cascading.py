@@ -193,14 +193,28 @@ def test_samples_that_get_an_error_are_counted_by_its_kind(plan: CascadePlan, ti
 def test_what_the_client_got_wrong_is_not_counted_wherever_it_is_found(
     plan: CascadePlan, tiny_build: Path, counts: Counts
 ) -> None:
-    short = replace(at(plan, 1.1), text=TextSpec(5))  # the small model takes 16 tokens
+    short = replace(at(plan, 1.1), text=TextSpec(5))
+    short = replace(short, small=(replace(short.small[0], text=TextSpec(5)),))
     with serving(short, tiny_build, observer=counts) as service:
-        unread, unsure, fine = answers(service, request(""), request(EASY), request(HARD))
+        blank, long, fine = answers(service, request(""), request(EASY), request(HARD))
         counts.wait_for_outcomes(1)
-    assert isinstance(unread, InvalidInput)
-    assert isinstance(unsure, InvalidInput)
+    assert isinstance(blank, InvalidInput)
+    assert isinstance(long, InvalidInput)
     assert arrays(fine)["LEVEL"].tolist() == [[1]]
     assert counts.outcomes == ["in_time"]
+
+
+def test_what_only_the_small_model_can_read_has_its_answer_sure_or_not(
+    plan: CascadePlan, tiny_build: Path, counts: Counts
+) -> None:
+    short = replace(at(plan, 1.1), text=TextSpec(5))  # the small model takes 16 tokens
+    with serving(short, tiny_build, observer=counts) as service:
+        long, fine = map(arrays, answers(service, request(EASY), request(HARD)))
+        counts.wait_for_outcomes(2)
+    assert (long["LEVEL"].tolist(), long["FALLBACK"].tolist()) == ([[0]], [[True]])
+    np.testing.assert_allclose(long["PROBABILITIES"], small_probabilities(plan, tiny_build, EASY), atol=1e-6)
+    assert fine["LEVEL"].tolist() == [[1]]
+    assert counts.outcomes == ["in_time", "in_time"]
 
 
 def test_what_the_scheduler_cannot_read_is_no_mistake_of_the_client_s(

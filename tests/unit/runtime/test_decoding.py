@@ -20,10 +20,10 @@ PLAN = DecoderPlan("colour", ImageSpec(8, 8, 8, "bicubic"), slo_ms=60_000.0)
 
 class Counted:
     def __init__(self) -> None:
-        self.samples: list[int] = []
+        self.lost_samples: list[tuple[int, str]] = []
 
-    def rejected(self, samples: int) -> None:
-        self.samples.append(samples)
+    def lost(self, samples: int, outcome: str) -> None:
+        self.lost_samples.append((samples, outcome))
 
 
 def decode(image: bytes, parameters: str = "", plan: DecoderPlan = PLAN) -> Arrays:
@@ -99,12 +99,12 @@ def test_every_late_sample_that_somebody_waits_for_is_counted(make_jpeg: Any) ->
     for parameters in (sent(61_000, background=True), sent(61_000)):
         with pytest.raises(Rejected):
             service.pixels(images(b"one", b"two", b"three"), parameters)
-    assert counted.samples == [3]
+    assert counted.lost_samples == [(3, "rejected")]
 
 
 def test_an_observer_that_fails_spoils_no_answer(make_jpeg: Any) -> None:
     class Broken:
-        def rejected(self, samples: int) -> None:
+        def lost(self, samples: int, outcome: str) -> None:
             raise RuntimeError("metrics are down")
 
     service = DecodingService(PLAN, Broken())
@@ -112,3 +112,21 @@ def test_an_observer_that_fails_spoils_no_answer(make_jpeg: Any) -> None:
         with pytest.raises(Rejected):
             service.pixels(images(b"late"), sent(61_000))
     service.pixels(images(make_jpeg("red")), sent(0))
+
+
+def test_samples_that_are_lost_to_a_failure_of_ours_are_counted(
+    make_jpeg: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counted()
+    service = DecodingService(PLAN, counted)
+    with pytest.raises(InvalidInput):
+        service.pixels(images(b"no image"), "")
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("elastriton.runtime.decoding.decode_image", fail)
+    for parameters in ('{"background": true}', ""):
+        with pytest.raises(MemoryError):
+            service.pixels(images(make_jpeg("red"), make_jpeg("blue")), parameters)
+    assert counted.lost_samples == [(2, "failed")]

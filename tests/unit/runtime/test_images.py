@@ -133,6 +133,25 @@ def test_a_palette_image_without_its_palette_is_damaged() -> None:
         decode_image(data[:start] + data[start + 12 + length :], image())
 
 
+def test_whatever_a_reader_trips_over_is_damage() -> None:
+    """An empty colour profile behind the pixels is an IndexError to Pillow."""
+    data = encoded(picture((50, 40)))
+    end = data.index(b"IEND") - 4
+    empty_profile = b"\0\0\0\0iCCP" + zlib.crc32(b"iCCP").to_bytes(4, "big")
+    with pytest.raises(InvalidInput, match="IMAGE is damaged"):
+        decode_image(data[:end] + empty_profile + data[end:], image())
+
+
+def test_memory_that_is_short_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    data = encoded(picture((50, 40)))
+    monkeypatch.setattr(Image.Image, "convert", short)
+    with pytest.raises(MemoryError):
+        decode_image(data, image())
+
+
 def test_random_damage_ends_in_pixels_or_invalid_input() -> None:
     generator = np.random.default_rng(0)
     whole = [encoded(picture((30, 20), mode), kind) for mode, kind in (("RGB", "JPEG"), ("P", "PNG"), ("LA", "PNG"))]

@@ -236,6 +236,17 @@ def test_ids_that_the_model_has_no_row_for_are_refused(name: str, wrong: int) ->
     assert f"{name} has {wrong}; send ids from 0 to {1 if 'TYPE' in name else 9}" in str(refusal)
 
 
+@pytest.mark.parametrize("name", ["INPUT_IDS", "ATTENTION_MASK", "TOKEN_TYPE_IDS"])
+def test_tensors_of_other_shapes_are_refused_and_cost_no_neighbour_its_answer(name: str) -> None:
+    whole = texts("three", [1, 2, 9])
+    with serving(plan=TEXT) as service:
+        neighbour, refusal = send(service, whole), error(send(service, {**whole, name: whole[name][:, :2]}))
+        answer(neighbour)
+    assert type(refusal) is InvalidInput
+    assert "[1, 2]" in str(refusal)
+    assert "send them of one shape" in str(refusal)
+
+
 @pytest.mark.parametrize("row", [[], [1] * 9])
 def test_texts_without_tokens_or_with_too_many_are_refused(row: list[int]) -> None:
     with serving(plan=TEXT) as service:

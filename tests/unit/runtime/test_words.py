@@ -76,6 +76,15 @@ def test_each_word_is_found_by_the_characters_of_its_tokens(folder: Path, word: 
     assert (short.words, short.kept) == (len(TEXT.split()), 1)
 
 
+@pytest.mark.parametrize("control", ["\x1c", "\x1f", "\x85"])
+def test_control_characters_are_no_blanks_to_tokenizers(folders: dict[str, Path], control: str) -> None:
+    """Blanks in their place would make more tokens of a text than it had."""
+    text = f"good{control}tea is really good"
+    spans = TextTokenizer(folders["word pieces"], 512).spans([text])
+    short = shorten([text], spans, np.arange(len(spans), 0.0, -1.0), Pruning(keep_rate=0.5, floor=1))
+    assert short.texts == (f"good{control}tea is",)
+
+
 def test_the_parts_of_a_pair_are_pruned_apart(folders: dict[str, Path]) -> None:
     pair = ("hello good tea", "tea is good hello")
     for name in ("word pieces", "bytes"):

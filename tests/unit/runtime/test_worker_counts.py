@@ -64,6 +64,30 @@ def test_the_observer_hears_of_everything_that_got_an_error_and_how_many_wait() 
         assert [heard.get(timeout=10)[:2] for _ in range(2)] == [(["unlucky"], "failed"), (["waits"], "failed")]
 
 
+def test_what_still_waits_at_the_stop_and_what_comes_behind_it_has_failed() -> None:
+    counts = Counts()
+    running, go = threading.Event(), threading.Event()
+
+    def slow(decision: Decision) -> Sequence[Any]:
+        running.set()
+        assert go.wait(timeout=20)
+        return [None] * len(decision.batch)
+
+    with working(slow, observer=counts) as (worker, answers):
+        worker.submit([item("runs")])
+        assert running.wait(timeout=10)
+        worker.submit([item("waits")])
+        stopping = threading.Thread(target=worker.stop)
+        stopping.start()
+        assert counts.take(1) == [("failed", ["waits"])]
+        with pytest.raises(Unavailable):
+            worker.submit([item("behind")])
+        assert counts.take(1) == [("failed", ["behind"])]
+        go.set()
+        stopping.join(timeout=10)
+        assert type(take(answers, 2)["waits"]) is Unavailable
+
+
 class Counts:
     """An observer that notes what became of items, and their utility."""
 
