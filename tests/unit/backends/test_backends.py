@@ -51,7 +51,7 @@ def test_decode_image(
     model = load_backend("decode_image")
     model.initialize(args("colour_decode"))
     counted: list[int] = []
-    monkeypatch.setattr(model._metrics._rejected.metric, "increment", counted.append)
+    monkeypatch.setattr(model._metrics._outcomes["colour", "rejected"].metric, "increment", counted.append)
     good, bad = stub_request({"IMAGE": names(make_jpeg("red"))}), stub_request({"IMAGE": names(b"nothing")})
     late = stub_request({"IMAGE": names(b"one", b"two")}, {"slo_ms": 5, "sent_unix_ms": 1})
     answers = model.execute([good, bad, good, late, stub_request({})])
