@@ -127,15 +127,16 @@ def make_plan(
 def useful_gammas(encoder: EncoderProfile, tasks: Iterable[TaskProfile]) -> tuple[set[int], dict[int, str]]:
     """Which levels to keep, and why the others go.
 
-    A level goes where another is at least as fast for every measured batch and at least as accurate for every task.
-    The plain level always stays: it is what tasks without measurements at other levels run at.
+    A level goes where another is typically at least as fast for every measured batch and at least as accurate for every
+    task. Medians decide: of a p99 that rests on fifteen runs, the slowest one would. The plain level always stays: it
+    is what tasks without measurements at other levels run at.
     """
     table = LatencyTable(encoder.latency)
     accuracy = [{point.gamma: point.accuracy for point in task.accuracy} for task in tasks]
     cells = sorted({(cell.batch, cell.length) for cell in encoder.latency})
 
     def beats(winner: int, loser: int) -> bool:
-        as_fast = all(table.safe_ms(winner, *cell) <= table.safe_ms(loser, *cell) for cell in cells)
+        as_fast = all(table.typical_ms(winner, *cell) <= table.typical_ms(loser, *cell) for cell in cells)
         as_good = all(points.get(winner, -1.0) >= points.get(loser, -1.0) for points in accuracy)
         return as_fast and as_good
 

@@ -31,9 +31,9 @@ NOWHERE = Artifact("x", "0")
 def encoder(ms: dict[int, tuple[float, float]]) -> EncoderProfile:
     """An encoder whose level gamma takes `ms[gamma]` for batches of 1 and 8."""
     cells = [
-        Cell(gamma, 17, batch, 0.0, p99, 1)
+        Cell(gamma, 17, batch, p50, 2.0 * p50, 1)
         for gamma, pair in ms.items()
-        for batch, p99 in zip((1, 8), pair, strict=True)
+        for batch, p50 in zip((1, 8), pair, strict=True)
     ]
     levels = tuple(constant_level(gamma, 3) for gamma in ms)
     return EncoderProfile("vision", "onnxruntime", "m", 17, 3, 24, NOWHERE, levels, tuple(cells))
@@ -74,6 +74,12 @@ def test_a_level_that_is_slower_and_no_better_than_plain_goes() -> None:
     assert kept == {0}
 
 
+def test_a_level_whose_p99_alone_is_no_better_stays() -> None:
+    whole = encoder({-4: (5, 20), 0: (9, 50)})
+    noisy = tuple(replace(cell, p99_ms=200.0) if cell.gamma == -4 else cell for cell in whole.latency)
+    assert useful_gammas(replace(whole, latency=noisy), [task(m4=80, p0=90)])[1] == {}
+
+
 def test_a_level_that_only_one_task_has_stays_for_it() -> None:
     kept, _ = useful_gammas(encoder({0: (9, 50), 4: (10, 60)}), [task(p0=90), task(p0=80, p4=81)])
     assert kept == {0, 4}
@@ -93,9 +99,7 @@ def test_a_level_that_only_one_task_has_stays_for_it() -> None:
 def test_as_many_decoders_as_keep_up_with_the_fastest_level(
     decode_ms: float | None, instances: int, cores: int, expected: int
 ) -> None:
-    measured = encoder({-4: (1, 4), 0: (1, 8)})
-    cells = tuple(replace(cell, p50_ms=cell.p99_ms) for cell in measured.latency)
-    served = replace(measured, latency=cells, instances=instances)
+    served = replace(encoder({-4: (1, 4), 0: (1, 8)}), instances=instances)
     assert decoders(replace(task(p0=90), decode_ms=decode_ms), served, cores) == expected
 
 
