@@ -20,7 +20,7 @@ from elastriton.core.pruning import Pruning
 from elastriton.generator.cached import Answers
 from elastriton.generator.config import CascadeConfig, TaskConfig
 from elastriton.generator.data import Labelled
-from elastriton.generator.measure import Advance, latency
+from elastriton.generator.measure import Advance, check_finite, latency
 from elastriton.generator.prepare import PreparedEncoder, PreparedSmall, prepare_small
 from elastriton.generator.pruned import large_answers, prune, token_counts
 from elastriton.generator.samples import rows
@@ -72,7 +72,8 @@ class Candidate:
     ) -> None:
         """Export and run model `number` of the cascade; a regression's gets its head for the expected distance.
 
-        Raises ConfigError where it does not fit the task, or can read none of the samples to fit with.
+        Raises ConfigError where it does not fit the task, answers with no numbers, or can read none of the samples to
+        fit with.
         """
         self._setting, self._config, self._name, self._output = setting, config, config.models[number], output
         kind = setting.prepared.plan.kind
@@ -165,6 +166,7 @@ class Candidate:
         for start in range(0, len(order), max(BATCHES)):
             indices = order[start : start + max(BATCHES)]
             batch = self._model.run(self._reader.batch([readings[i] for i in indices]))
+            check_finite(batch.logits, f"task {self._setting.name}, small model {self._name}")
             for row, i in enumerate(indices):
                 attention = None if batch.attention is None else batch.attention[row, : self._tokens[i]]
                 outputs[i] = Outputs(batch.features[row], batch.logits[row], attention)

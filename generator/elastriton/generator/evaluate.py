@@ -17,7 +17,7 @@ from elastriton.core.confidence import fit_temperature
 from elastriton.core.errors import ConfigError, InvalidInput
 from elastriton.core.profile import Accuracy, ImageSpec
 from elastriton.generator.data import Labelled
-from elastriton.generator.measure import Advance, all_logits
+from elastriton.generator.measure import Advance, all_logits, check_finite
 from elastriton.runtime.executor import Arrays, ElasticExecutor, Floats
 from elastriton.runtime.images import decode_image
 from elastriton.runtime.texts import Encoding, TextTokenizer, pad
@@ -75,18 +75,23 @@ def text_encodings(data: Labelled, tokenizer: TextTokenizer) -> list[Encoding]:
 
 def evaluate(
     executor: ElasticExecutor,
+    encoder: str,
     task: str,
     batches: tuple[Collate, Sequence[int]],
     numbers: NDArray[Any],
     n_fit: int,
     advance: Advance,
 ) -> Evaluation:
-    """Run the data of a task at every level that the task has; the first `n_fit` samples are for fitting."""
+    """Run the data of a task at every level that the task has; the first `n_fit` samples are for fitting.
+
+    Raises ConfigError, which names the `encoder`, where its answers are no numbers.
+    """
     collate, order = batches
     logits = {}
     for gamma, level in executor.levels.items():
         if executor.heads[task].has_prompts(level.prompts):
             logits[gamma] = all_logits(executor, task, gamma, order, collate)
+            check_finite(logits[gamma], f"encoder {encoder}, task {task} at level {gamma}")
         advance(f"accuracy of {task} at level {gamma}")
     return Evaluation(logits, numbers, n_fit)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from elastriton.core.errors import ConfigError
 from elastriton.core.latency import Cell
 from elastriton.core.profile import ImageSpec
 from elastriton.core.statistics import percentile_ms
@@ -75,6 +76,16 @@ def all_logits(
         logits = executor.logits(collate(indices), [task] * len(indices), gamma)
         rows.update(zip(indices, logits, strict=True))
     return np.stack([rows[index] for index in range(len(order))])[:, : len(executor.heads[task].bias)]
+
+
+def check_finite(logits: Floats, what: str) -> None:
+    """Raise ConfigError where a model's logits [n, classes] are no numbers: as answers they would pass for class 0."""
+    wrong = ~np.isfinite(logits).all(axis=-1)
+    if wrong.any():
+        raise ConfigError(
+            f"{what}: the logits of {wrong.sum()} of the {len(logits)} samples are not finite, e.g. "
+            f"{logits[wrong][0][:3].tolist()}; are its weights, head or prompts damaged, or its precision too low?"
+        )
 
 
 def decoding_ms(images: Sequence[bytes], spec: ImageSpec) -> float:

@@ -136,7 +136,9 @@ def prepare_small(
     with whole_model(resolve(model, base)) as source:
         small = load_vision(source) if kind == "vision" else load_text(source)
         if small.head is None:
-            raise ConfigError(f"small model {model} of task {task_name} has no head of its own")
+            raise ConfigError(
+                f"small model {model} of task {task_name} has no trained head of its own; fine-tune it first"
+            )
         if not (len(small.head.bias) == 1 if () in alike else small.head.labels in alike):
             raise ConfigError(
                 f"small model {model} of task {task_name} has other labels than the large one, or another order: "
@@ -161,7 +163,9 @@ def task_head(name: str, task: TaskConfig, own: Head | None, base: Path) -> tupl
     elif own is not None:
         weight, bias, labels = own.weight, own.bias, task.labels or own.labels
     else:
-        raise ConfigError(f"task {name}: the model has no head of its own; give the task a `head` file")
+        raise ConfigError(
+            f"task {name}: the model has no trained head of its own; fine-tune it, or give the task a `head` file"
+        )
     classes = 0 if task.objective == "regression" else len(labels)
     if task.objective == "classification" and len(bias) < 2:
         raise ConfigError(f"task {name}: the head has {len(bias)} output(s); is this an `objective: regression`?")

@@ -96,7 +96,7 @@ class _TaskMeasurement:
         if data is None or task.data is None:
             return result
         n_fit = task.data.n_fit(len(data))
-        evaluation = evaluate(executor, self.name, self._batches(), self._truth, n_fit, advance)
+        evaluation = evaluate(executor, task.encoder, self.name, self._batches(), self._truth, n_fit, advance)
         result = replace(result, n_fit=n_fit)
         if image is not None:
             result = replace(result, decode_ms=decoding_ms(data.images, image))

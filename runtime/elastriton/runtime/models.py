@@ -41,10 +41,10 @@ class VisionModel:
 
 @dataclass(frozen=True)
 class TextModel:
-    """A loaded text classifier: the encoder, its own head, and the longest input that its positions allow."""
+    """A loaded text classifier: the encoder, its own head if it has one, and the longest input for its positions."""
 
     encoder: TextEncoder
-    head: Head
+    head: Head | None
     max_length: int
     depth: int
     width: int
@@ -77,19 +77,24 @@ def load_vision(name: str) -> VisionModel:
 def load_text(name: str) -> TextModel:
     """Load a Hugging Face sequence-classification model by its id, or from a local folder.
 
-    Raises ConfigError where there is no such model, it has no linear head, or gives several labels at once.
+    One that was saved without its last linear layer has no head. Raises ConfigError where there is no such model, it
+    lacks other weights, its architecture has no linear head, or it gives several labels at once.
     """
     from transformers import AutoModelForSequenceClassification
 
     loader = AutoModelForSequenceClassification.from_pretrained
-    model: Any = _try(lambda: loader(name, dtype=torch.float32, attn_implementation="eager"), name)
+    options: Any = {"dtype": torch.float32, "attn_implementation": "eager", "output_loading_info": True}
+    model, loading = _try(lambda: loader(name, **options), name)
     if model.config.problem_type == "multi_label_classification":
         raise ConfigError(f"{name} gives each text several labels; elastriton serves models that choose one")
     labels = tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels))
     encoder = TextEncoder(model)
     head = Head(encoder.head_weight.numpy(), encoder.head_bias.numpy(), labels)
+    missing = sorted(loading["missing_keys"])  # transformers fills these with random numbers
+    if not all(key.startswith(f"{encoder.head_name}.") for key in missing):
+        raise ConfigError(f"{name} has no trained classifier: {', '.join(missing)} are missing; fine-tune it first")
     depth, width = int(model.config.num_hidden_layers), encoder.head_weight.shape[1]
-    return TextModel(encoder, head, _max_length(model), depth, width)
+    return TextModel(encoder, None if missing else head, _max_length(model), depth, width)
 
 
 def _vision_head(vit: Any, *, local: bool) -> Head:

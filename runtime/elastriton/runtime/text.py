@@ -28,10 +28,10 @@ class TextEncoder(nn.Module):
         heads = [(name, module) for name, module in linears if module.out_features == model.config.num_labels]
         if not heads:
             raise ConfigError(f"{type(model).__name__} has no linear layer with {model.config.num_labels} outputs")
-        name, head = heads[-1]
+        self.head_name, head = heads[-1]
         self.head_weight = head.weight.detach().clone()
         self.head_bias = head.bias.detach().clone() if head.bias is not None else torch.zeros(head.out_features)
-        model.set_submodule(name, nn.Identity())
+        model.set_submodule(self.head_name, nn.Identity())
         self.model = model.eval()
         self.elastic = is_elastic(model)
         self.vocabulary: int | None = getattr(model.config, "vocab_size", None)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from elastriton.core.errors import ConfigError
 from elastriton.generator.config import TaskConfig
@@ -53,6 +53,20 @@ def test_a_head_with_one_output_is_no_classification(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"task t: the head has 1 output\(s\); is this an `objective: regression`"):
         task_head("t", task(), score, tmp_path)
     assert task_head("t", task(objective="regression"), score, tmp_path)[1] == ()
+
+
+def test_a_model_without_a_trained_head_needs_the_file_of_one(tmp_path: Path, tiny_bert: Any) -> None:
+    with pytest.raises(
+        ConfigError, match="task t: the model has no trained head of its own; fine-tune it, or give the"
+    ):
+        task_head("t", task(), None, tmp_path)
+    shutil.copytree(tiny_bert("to be beheaded"), tmp_path / "model")
+    weights = load_file(tmp_path / "model/model.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        del weights[name]
+    save_file(weights, tmp_path / "model/model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigError, match=r"small model \./model of task t has no trained head of its own"):
+        prepare_small("t", 0, "./model", "text", {("greet", "leave", "order")}, tmp_path, tmp_path)
 
 
 def test_a_model_without_a_tokenizer_is_refused(tmp_path: Path, tiny_bert: Any) -> None:

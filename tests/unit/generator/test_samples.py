@@ -7,7 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from elastriton.core.errors import ConfigError
 from elastriton.generator import profiler
@@ -64,6 +66,23 @@ def test_all_texts_that_are_too_long_before_the_first_measurement(
     (project / "intents.json").write_text(json.dumps({"items": items}))
     with pytest.raises(ConfigError, match=r"3 of the 26 samples cannot be used, e\.g\. item \d+: TEXT is over-long"):
         run(project, tmp_path, colour={"data": None})
+
+
+def test_answers_that_are_no_numbers(project: Path, tmp_path: Path, tiny_bert: Any) -> None:
+    prompts = load_file(project / "prompts.safetensors")["prompts"]
+    prompts[:, 3:] = np.nan
+    save_file({"prompts": prompts}, project / "prompts.safetensors")
+    with pytest.raises(
+        ConfigError, match="encoder vit, task colour at level 4: the logits of 20 of the 20 samples are"
+    ):
+        run(project, tmp_path)
+    shutil.copytree(tiny_bert("small", layers=1), project / "nan")
+    weights = load_file(project / "nan/model.safetensors")
+    weights["classifier.bias"][1] = np.inf
+    save_file(weights, project / "nan/model.safetensors", {"format": "pt"})
+    small = {"models": ["./nan"], "max_length": 16, "max_drop": 0.5}
+    with pytest.raises(ConfigError, match=r"task intent, small model \./nan: the logits of .* samples are not finite"):
+        run(project, tmp_path, intent={"cascade": small}, colour={"data": None})
 
 
 @pytest.mark.parametrize("key", ["model", "head", "data"])

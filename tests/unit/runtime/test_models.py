@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForSequenceClassification,
     DistilBertConfig,
@@ -162,3 +162,41 @@ def test_a_model_that_gives_several_labels_is_refused(tmp_path: Path, tiny_bert:
     (copy / "config.json").write_text(json.dumps({**config, "problem_type": "multi_label_classification"}))
     with pytest.raises(ConfigError, match="gives each text several labels"):
         load_text(str(copy))
+
+
+def without(folder: Path, copy: Path, *parts: str) -> str:
+    """A copy of a model's folder whose weights lack those with one of these parts in their names."""
+    shutil.copytree(folder, copy)
+    tensors = load_file(copy / "model.safetensors")
+    left = {name: tensor for name, tensor in tensors.items() if not any(part in name for part in parts)}
+    assert len(left) < len(tensors)
+    save_file(left, copy / "model.safetensors", {"format": "pt"})
+    return str(copy)
+
+
+def test_a_text_model_without_its_last_layer_has_no_head(tmp_path: Path, tiny_bert: Any) -> None:
+    """Transformers makes one of random numbers, with no more than a line in the log."""
+    folder = bert(tmp_path, tiny_bert)
+    assert load_text(str(folder)).head is not None
+    assert load_text(without(folder, tmp_path / "bare", "classifier.")).head is None
+
+
+@pytest.mark.parametrize(
+    ("make", "parts", "message"),
+    [
+        (
+            bert,
+            ("classifier.", "pooler."),
+            r"bert\.pooler\.dense\.bias, .*classifier\.bias, classifier\.weight are missing",
+        ),
+        (bert, ("layer.1.output.dense.weight",), r"encoder\.layer\.1\.output\.dense\.weight are missing; fine-tune it"),
+        (distilbert, ("classifier",), r"pre_classifier\.bias, pre_classifier\.weight are missing"),
+        (roberta, ("classifier",), r"classifier\.dense\.bias, .* are missing"),
+    ],
+)
+def test_a_text_model_without_other_weights_is_refused(
+    make: Any, parts: tuple[str, ...], message: str, tmp_path: Path, tiny_bert: Any
+) -> None:
+    folder = make(tmp_path / "whole", tiny_bert)
+    with pytest.raises(ConfigError, match=rf"has no trained classifier: .*{message}"):
+        load_text(without(folder, tmp_path / "bare", *parts))
