@@ -92,7 +92,8 @@ def _apply(tensors: Tensors, delta: Tensors, scale: float, source: Path) -> None
 def whole_model(source: str) -> Iterator[str]:
     """`source` itself, or, where it is the folder of a delta, a folder with the merged model for as long as needed.
 
-    Raises DeltaError where the base is not at hand or does not fit.
+    Raises DeltaError where the base is not at hand or does not fit. An error of whoever uses the merged model names
+    `source`: the other folder is gone when it is read.
     """
     delta = Path(source)
     if not (delta / _DELTA_FILE).is_file():
@@ -101,7 +102,10 @@ def whole_model(source: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="elastriton-") as scratch:
         folder = Path(scratch) / delta.name
         merge_delta(_base_directory(delta), delta, folder)
-        yield str(folder)
+        try:
+            yield str(folder)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace(str(folder), source)) from error
 
 
 def _base_directory(delta: Path) -> Path:

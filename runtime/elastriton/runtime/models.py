@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
 from elastriton.core.errors import ConfigError
 from elastriton.core.profile import ImageSpec
@@ -57,8 +56,7 @@ def load_vision(name: str) -> VisionModel:
     """
     import timm
 
-    source = f"local-dir:{Path(name).resolve()}" if Path(name).is_dir() else name
-    vit: Any = _try(lambda: timm.create_model(source, pretrained=True), name)
+    vit: Any = _try(lambda: _timm_model(name), name)
     data = timm.data.resolve_model_data_config(vit)
     _, height, width = data["input_size"]
     if height != width or data["interpolation"] not in INTERPOLATION:
@@ -97,6 +95,17 @@ def load_text(name: str) -> TextModel:
     return TextModel(encoder, None if missing else head, _max_length(model), depth, width)
 
 
+def _timm_model(name: str) -> Any:
+    import timm
+
+    try:
+        return timm.create_model(f"local-dir:{Path(name).resolve()}" if Path(name).is_dir() else name, pretrained=True)
+    except KeyError as error:
+        if "architecture" not in error.args:
+            raise
+        raise ValueError("its config.json names no timm architecture; is it a text model?") from error
+
+
 def _vision_head(vit: Any, *, local: bool) -> Head:
     """The head with its labels: the model's own, or for timm's ImageNet models the names of ImageNet's folders."""
     from timm.data import ImageNetInfo, infer_imagenet_subset
@@ -117,5 +126,5 @@ def _max_length(model: Any) -> int:
 def _try(load: Any, name: str) -> Any:
     try:
         return load()
-    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        raise ConfigError(f"model {name!r} cannot be loaded: {error}") from error
+    except Exception as error:  # whatever a library says of a broken file
+        raise ConfigError(f"model {name!r} cannot be loaded: {type(error).__name__}: {error}") from error

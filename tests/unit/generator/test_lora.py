@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from elastriton.core.errors import ConfigError
 from elastriton.generator.lora import DeltaError, merge_delta, whole_model
 
 QUERY = "encoder.layer.{}.attention.self.query"
@@ -109,6 +110,14 @@ def test_a_delta_becomes_a_whole_model_for_as_long_as_needed(tmp_path: Path) -> 
         assert (Path(folder) / "model.safetensors").is_file()
         assert Path(folder).name == "delta"
     assert not Path(folder).exists()
+
+
+def test_an_error_over_a_merged_model_names_the_folder_of_the_delta(tmp_path: Path) -> None:
+    make_base(tmp_path / "base")
+    make_delta(tmp_path / "delta", base="../base")
+    expected = pytest.raises(ConfigError, match=f"^model '{tmp_path}/delta' cannot be loaded")
+    with expected, whole_model(str(tmp_path / "delta")) as folder:
+        raise ConfigError(f"model {folder!r} cannot be loaded")
 
 
 def test_the_base_may_be_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,3 +200,21 @@ def test_a_text_model_without_other_weights_is_refused(
     folder = make(tmp_path / "whole", tiny_bert)
     with pytest.raises(ConfigError, match=rf"has no trained classifier: .*{message}"):
         load_text(without(folder, tmp_path / "bare", *parts))
+
+
+@pytest.mark.usefixtures("_offline")
+def test_whatever_a_library_raises_over_a_model_is_a_configuration_error(tmp_path: Path, tiny_bert: Any) -> None:
+    folder = tmp_path / "broken"
+    roberta(folder, tiny_bert)
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"no pickle")
+    with pytest.raises(ConfigError, match="cannot be loaded: UnpicklingError"):
+        load_text(str(folder))
+    (folder / "config.json").write_text(json.dumps({"model_type": "roberta", "hidden_size": "wide"}))
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        load_text(str(folder))
+
+
+def test_a_text_model_is_no_vision_model(tmp_path: Path, tiny_bert: Any) -> None:
+    with pytest.raises(ConfigError, match=r"config\.json names no timm architecture; is it a text model\?"):
+        load_vision(str(bert(tmp_path, tiny_bert)))
