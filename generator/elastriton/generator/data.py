@@ -1,6 +1,7 @@
 """Labelled data: images in an .npz of JPEG bytes or a folder of class folders; texts in .json, .csv or .tsv.
 
-.npz           arrays jpeg (uint8), off (offsets), y (class numbers), label_names
+.npz           arrays jpeg (uint8: files one behind the other, image i is jpeg[off[i]:off[i + 1]]), off, y (class
+               numbers), label_names (texts)
 folder         <class name>/<any>.jpg|.jpeg|.png, as torchvision's ImageFolder
 .json          {"items": [[text, label], …]}; the text of a pair is itself a list of two
 .csv, .tsv     a header with text, (text_pair,) label; quotes mean something in .csv alone
@@ -18,13 +19,17 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from elastriton.core.errors import ConfigError
 
 T = TypeVar("T")
+
+_ARRAYS = ("jpeg", "off", "y", "label_names")
+_COLUMNS = ("text", "label")
 
 
 class _Commas(csv.excel):
@@ -101,7 +106,7 @@ def read_data(path: Path) -> Labelled:
         raise ConfigError(f"data {path} is of no known kind; use a folder of class folders or {', '.join(readers)}")
     try:
         return readers[path.suffix](path)
-    except (KeyError, ValueError, IndexError, TypeError, OSError, EOFError, csv.Error, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, OSError, EOFError, RecursionError, csv.Error, zipfile.BadZipFile) as error:
         raise ConfigError(f"data {path} is malformed: {type(error).__name__}: {error}") from None
 
 
@@ -128,36 +133,81 @@ def values(data: Labelled) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
 
 def _npz(path: Path) -> Labelled:
     with np.load(path, allow_pickle=False) as arrays:
-        names, numbers, offsets = arrays["label_names"], arrays["y"], arrays["off"]
-        blob = arrays["jpeg"].tobytes()
-    images = tuple(blob[start:stop] for start, stop in itertools.pairwise(offsets))
+        _require("array", _ARRAYS, arrays.files)
+        jpeg, offsets, numbers, names = (arrays[name] for name in _ARRAYS)
+    if jpeg.ndim != 1 or jpeg.dtype != np.uint8:
+        raise ValueError(f"jpeg is {_shown(jpeg)}; it must be [bytes], of type uint8")
+    if names.ndim != 1 or names.dtype.kind != "U":
+        raise ValueError(f"label_names is {_shown(names)}; it must be [classes], texts")
+    _check_integers("off", offsets, len(jpeg))
+    _check_integers("y", numbers, len(names) - 1)
+    blob = jpeg.tobytes()
+    images = tuple(blob[start:stop] for start, stop in itertools.pairwise(offsets.tolist()))
     return _numbered("image", images, (), tuple(str(names[number]) for number in numbers))
 
 
 def _image_folder(path: Path) -> Labelled:
-    files = sorted(file for file in path.glob("*/*") if file.suffix.lower() in {".jpg", ".jpeg", ".png"})
+    named = (file for file in path.glob("*/*") if file.suffix.lower() in {".jpg", ".jpeg", ".png"})
+    files = sorted(file for file in named if not file.is_dir())
     if not files:
         raise ConfigError(f"data folder {path} has no <class>/<image>.jpg or .png")
+    gone = [file for file in files if not file.is_file()]
+    if gone:
+        raise ConfigError(f"data folder {path}: {len(gone)} image(s) are links to no file, e.g. {gone[0]}; remove them")
     return Labelled(Files(files), (), tuple(file.parent.name for file in files), tuple(map(str, files)))
 
 
 def _json(path: Path) -> Labelled:
-    items = json.loads(path.read_text(encoding="utf-8"))["items"]
-    texts = tuple((text,) if isinstance(text, str) else tuple(text) for text, _ in items)
-    for number, parts in enumerate(texts, 1):
-        if not all(isinstance(part, str) for part in parts):
-            raise ValueError(f"item {number} is neither a text nor a list of two")
-    return _numbered("item", (), texts, tuple(str(label) for _, label in items))
+    found = json.loads(path.read_text(encoding="utf-8"))
+    items = found.get("items") if isinstance(found, dict) else None
+    if not isinstance(items, list):
+        raise ValueError('it has no list of items; write {"items": [[text, label], …]}')
+    read = [_item(number, item) for number, item in enumerate(items, 1)]
+    return _numbered("item", (), tuple(parts for parts, _ in read), tuple(label for _, label in read))
+
+
+def _item(number: int, item: Any) -> tuple[tuple[str, ...], str]:
+    if not isinstance(item, list) or len(item) != 2:
+        raise ValueError(f"item {number} is {json.dumps(item)[:60]}; write [text, label]")
+    text, label = item
+    parts = tuple(text) if isinstance(text, list) else (text,)
+    if not all(isinstance(part, str) for part in parts):
+        raise ValueError(f"item {number} is neither a text nor a list of two")
+    try:
+        "".join(parts).encode()
+    except UnicodeEncodeError as error:  # JSON may hold one half of a pair of surrogates
+        raise ValueError(f"the text of item {number} is not Unicode: {error}") from None
+    return parts, str(label)
 
 
 def _table(path: Path) -> Labelled:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file, dialect=_Tabs if path.suffix == ".tsv" else _Commas))
+        table = csv.DictReader(file, dialect=_Tabs if path.suffix == ".tsv" else _Commas)
+        _require("column", _COLUMNS, table.fieldnames or ())
+        rows = list(table)
     for number, row in enumerate(rows, 1):
         if None in row or None in row.values():
             raise ValueError(f"row {number} has not as many fields as the header")
     texts = tuple((row["text"], row["text_pair"]) if "text_pair" in row else (row["text"],) for row in rows)
     return _numbered("row", (), texts, tuple(row["label"] for row in rows))
+
+
+def _require(what: str, needed: Sequence[str], seen: Sequence[str]) -> None:
+    if not set(needed) <= set(seen):
+        found = f"the {what}s {', '.join(map(repr, seen))}" if seen else f"no {what}s"
+        raise ValueError(f"it has {found}; it needs {', '.join(map(repr, needed))}")
+
+
+def _check_integers(name: str, array: NDArray[Any], most: int) -> None:
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise ValueError(f"{name} is {_shown(array)}; it must be [n], integers")
+    wrong = array[(array < 0) | (array > most)]
+    if len(wrong):
+        raise ValueError(f"{name} has {len(wrong)} number(s) that are not from 0 to {most}, e.g. {wrong[0]}")
+
+
+def _shown(array: NDArray[Any]) -> str:
+    return f"{list(array.shape)}, of type {array.dtype}"
 
 
 def _numbered(

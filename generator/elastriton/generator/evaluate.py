@@ -20,7 +20,7 @@ from elastriton.generator.data import Labelled
 from elastriton.generator.measure import Advance, all_logits, check_finite
 from elastriton.runtime.executor import Arrays, ElasticExecutor, Floats
 from elastriton.runtime.images import decode_image
-from elastriton.runtime.texts import Encoding, TextTokenizer, pad
+from elastriton.runtime.texts import Encoding, TextTokenizer, TooLong, pad
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -102,7 +102,8 @@ def _all_read(read: Callable[[S], T], samples: Iterable[S], names: Sequence[str]
         try:
             done.append(read(sample))
         except InvalidInput as error:
-            wrong.append(f"{name}: {error}")
+            advice = "; raise max_length or shorten the text" if isinstance(error, TooLong) else ""
+            wrong.append(f"{name}: {error}{advice}")
     if wrong:
         raise ConfigError(f"{len(wrong)} of the {len(names)} samples cannot be used, e.g. {wrong[0]}")
     return done

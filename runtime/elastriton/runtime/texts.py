@@ -74,7 +74,7 @@ class TextTokenizer:
     def _encode(self, texts: Sequence[bytes | str]) -> Any:
         if len(texts) != self.inputs:
             raise InvalidInput(f"TEXT has {len(texts)} parts; this task takes {self.inputs}")
-        size = sum(len(text.encode() if isinstance(text, str) else text) for text in texts)
+        size = sum(map(_bytes, texts))
         if size > self.max_bytes:
             bounds = f"at most {self.max_bytes} are allowed for {self.max_length} tokens"
             raise TooLong(f"TEXT is over-long: it has {size} bytes, {bounds}")
@@ -96,6 +96,13 @@ def unpad(input_ids: Ids, attention_mask: Ids, token_type_ids: Ids) -> list[Enco
     """The encodings in a batch, without their padding."""
     lengths = attention_mask.sum(axis=1)
     return [Encoding(input_ids[i, :n], token_type_ids[i, :n]) for i, n in enumerate(lengths)]
+
+
+def _bytes(text: bytes | str) -> int:
+    try:
+        return len(text.encode() if isinstance(text, str) else text)
+    except UnicodeEncodeError as error:  # a string may hold one half of a pair of surrogates
+        raise InvalidInput(f"TEXT is not UTF-8: {error}") from None
 
 
 def decoded(text: bytes | str) -> str:

@@ -116,7 +116,25 @@ def test_quotes_mean_nothing_in_a_tsv_and_something_in_a_csv(tmp_path: Path) -> 
         ("d.csv", b'text,label\n"a" b,pos\n', "expected after"),
         ("d.npz", b"", "No data left in file"),
         ("d.npz", b"PK\x03\x04 cut off", "BadZipFile"),
-        ("d.json", b'{"items": [["a", "pos"], [3, "neg"]]}', "malformed"),
+        ("d.tsv", b"sentence\tlabel\na\tpos\n", "has the columns 'sentence', 'label'; it needs 'text', 'label'"),
+        ("d.csv", b"text;label\na;pos\n", "has the columns 'text;label'; it needs 'text', 'label'"),
+        ("d.csv", b"", "has no columns; it needs 'text', 'label'"),
+        ("d.json", b'{"items": [["a", "pos"], [3, "neg"]]}', "item 2 is neither a text nor a list of two"),
+        (
+            "d.json",
+            b'{"items": [{"text": "a", "label": "b"}]}',
+            r'item 1 is \{"text": "a", "label": "b"\}; write \[text,',
+        ),
+        ("d.json", b'{"items": ["ab"]}', r'item 1 is "ab"; write \[text, label\]'),
+        ("d.json", b'{"items": [["a", "b", "c"]]}', r'item 1 is \["a", "b", "c"\]; write \[text, label\]'),
+        ("d.json", b'{"items": {"ab": 1}}', "it has no list of items; write"),
+        ("d.json", b'[["a", "b"]]', "it has no list of items; write"),
+        (
+            "d.json",
+            b'{"items": [["a", "b"], ["\\ud800", "c"]]}',
+            "the text of item 2 is not Unicode: 'utf-8' codec can't",
+        ),
+        ("d.json", b'{"items": ' + 100_000 * b"[" + 100_000 * b"]" + b"}", "RecursionError"),
         ("d.json", b'{"items": [["a", "pos"], [[3, 4], "neg"]]}', "item 2 is neither a text nor a list of two"),
         ("d.json", b'{"items": [["a", "pos"], ["\xff", "neg"]]}', "UnicodeDecodeError"),
     ],
@@ -125,6 +143,43 @@ def test_what_is_malformed_is_named(tmp_path: Path, name: str, content: bytes, m
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ConfigError, match=message):
         load_data(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"y": None}, "has the arrays 'jpeg', 'off', 'label_names'; it needs 'jpeg', 'off', 'y', 'label_names'"),
+        ({"y": np.array([-1, 0])}, r"y has 1 number\(s\) that are not from 0 to 1, e.g. -1"),
+        ({"y": np.array([0, 2])}, r"y has 1 number\(s\) that are not from 0 to 1, e.g. 2"),
+        ({"y": np.array([True, False])}, r"y is \[2\], of type bool; it must be \[n\], integers"),
+        ({"y": np.array([[1], [0]])}, r"y is \[2, 1\], of type int64; it must be \[n\], integers"),
+        ({"y": np.array([1.0, 0.0])}, r"y is \[2\], of type float64"),
+        (
+            {"label_names": np.array([b"cat", b"dog"])},
+            r"label_names is \[2\], of type \|S3; it must be \[classes\], texts",
+        ),
+        ({"label_names": np.array([["cat", "dog"]])}, r"label_names is \[1, 2\], of type <U3"),
+        ({"off": np.array([0, 2, 6])}, r"off has 1 number\(s\) that are not from 0 to 5, e.g. 6"),
+        ({"off": np.array([0.0, 2.0, 5.0])}, r"off is \[3\], of type float64"),
+        ({"jpeg": np.zeros(5)}, r"jpeg is \[5\], of type float64; it must be \[bytes\], of type uint8"),
+    ],
+)
+def test_arrays_that_say_nothing_sensible(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    """Read as they are, y of -1 is the last class and y of True the second."""
+    good = {"jpeg": np.zeros(5, np.uint8), "off": np.array([0, 2, 5]), "y": np.array([1, 0])}
+    arrays = {**good, "label_names": np.array(["cat", "dog"]), **changes}
+    np.savez(tmp_path / "d.npz", **{name: array for name, array in arrays.items() if array is not None})
+    with pytest.raises(ConfigError, match=message):
+        load_data(tmp_path / "d.npz")
+
+
+def test_an_image_folder_holds_files(tmp_path: Path) -> None:
+    (tmp_path / "cat" / "older.png").mkdir(parents=True)
+    (tmp_path / "cat" / "1.png").write_bytes(b"1")
+    assert read_data(tmp_path).names == (str(tmp_path / "cat" / "1.png"),)
+    (tmp_path / "cat" / "2.png").symlink_to("gone.png")
+    with pytest.raises(ConfigError, match=r"1 image\(s\) are links to no file, e.g. .*/cat/2.png; remove them"):
+        read_data(tmp_path)
 
 
 def test_as_many_labels_as_images(tmp_path: Path) -> None:

@@ -64,7 +64,10 @@ def test_all_texts_that_are_too_long_before_the_first_measurement(
     monkeypatch.setattr(profiler, "evaluate", never)
     items = [[f"{word} " * (30 if i % 10 == 3 else 2), "greet"] for i, word in enumerate("abcdefghijklmnopqrstuvwxyz")]
     (project / "intents.json").write_text(json.dumps({"items": items}))
-    with pytest.raises(ConfigError, match=r"3 of the 26 samples cannot be used, e\.g\. item \d+: TEXT is over-long"):
+    with pytest.raises(
+        ConfigError,
+        match=r"3 of the 26 samples cannot be used, e\.g\. item \d+: TEXT is over-long.*; raise max_length or shorten",
+    ):
         run(project, tmp_path, colour={"data": None})
 
 

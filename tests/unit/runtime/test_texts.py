@@ -58,6 +58,12 @@ def test_truncation_and_padding_saved_with_a_tokenizer_are_ignored(
         assert TextTokenizer(tmp_path, 16).encode([text]).ids.tolist() == reference(text)["input_ids"]
 
 
+def test_half_a_pair_of_surrogates_is_no_text(folder: Path) -> None:
+    for read in (TextTokenizer(folder, 16).encode, TextTokenizer(folder, 16).spans):
+        with pytest.raises(InvalidInput, match="TEXT is not UTF-8: .* surrogates not allowed"):
+            read(["hello \ud800"])
+
+
 def test_a_text_of_exactly_max_length_fits_and_one_more_token_does_not(folder: Path) -> None:
     tokenizer = TextTokenizer(folder, 6)
     assert len(tokenizer.encode(["hello there you two"])) == 6
