@@ -221,7 +221,8 @@ def train_one(name: str, size: str, data: tuple[list[Item], list[Item], set[Item
     transformers.AutoTokenizer.from_pretrained(BASE).save_pretrained(unfinished)
     notes["machine"] = dataclasses.asdict(this_machine())
     (unfinished / "training.json").write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
-    if load_text(str(unfinished)).head.labels != tuple(labels):
+    head = load_text(str(unfinished)).head
+    if head is None or head.labels != tuple(labels):
         raise ConfigError(f"{unfinished} does not load with the labels it was trained for")
     unfinished.rename(folder)
 

@@ -6,16 +6,19 @@ Paths are relative to the file. Unknown keys are errors that name the nearest ke
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from elastriton.core.errors import ConfigError
 from elastriton.core.parameters import MAX_SLO_MS
 from elastriton.core.policies import POLICIES
+
+T = TypeVar("T")
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 Positive = Annotated[float, Field(gt=0)]
@@ -24,6 +27,15 @@ Count = Annotated[int, Field(ge=1)]
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth(cls, value: Any, info: ValidationInfo) -> Any:
+        values = value if isinstance(value, list) else [value]
+        wanted = cls.model_fields[info.field_name].annotation if info.field_name else None
+        if wanted is not bool and any(isinstance(one, bool) for one in values):
+            raise ValueError("true and false (to YAML also yes, no, on, off) are no value here; quote what is a text")
+        return value
 
 
 class EncoderConfig(_Strict):
@@ -50,6 +62,8 @@ class EncoderConfig(_Strict):
     def _check(self) -> EncoderConfig:
         if 0 not in self.levels:
             raise ValueError(f"levels {list(self.levels)} lack 0, the plain encoder")
+        if twice := repeated(self.levels):
+            raise ValueError(f"levels {list(self.levels)} name {twice[0]} twice; each is measured once")
         if self.kind == "text" and min(self.levels) < -50:
             raise ValueError(
                 f"levels {list(self.levels)}: text encoders take -50 to 0, the per cent of tokens that a layer merges, "
@@ -129,11 +143,17 @@ class TaskConfig(_Strict):
     floor: Annotated[float, Field(ge=0, lt=1)] = 0.0
     objective: Literal["classification", "regression"] = "classification"
     inputs: Literal[1, 2] = 1
-    labels: tuple[str, ...] | None = None
+    labels: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     head: str | None = None
     prompts: str | None = None
     data: DataConfig | None = None
     cascade: CascadeConfig | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> TaskConfig:
+        if twice := repeated(self.labels or ()):
+            raise ValueError(f"labels name {twice[0]!r} twice; give each class a name of its own")
+        return self
 
 
 class Config(_Strict):
@@ -202,6 +222,11 @@ def load_config(path: Path) -> Config:
     except ValidationError as error:
         lines = "\n".join(f"  {_line(detail)}" for detail in error.errors())
         raise ConfigError(f"{path} has {error.error_count()} mistake(s):\n{lines}") from None
+
+
+def repeated(values: Sequence[T]) -> list[T]:
+    """The values that an earlier one equals."""
+    return [value for place, value in enumerate(values) if value in values[:place]]
 
 
 def resolve(model: str, base: Path) -> str:

@@ -18,10 +18,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from elastriton.core.errors import ConfigError
-from elastriton.core.levels import TokenLevel, constant_level
+from elastriton.core.levels import TokenLevel, constant_level, merged
 from elastriton.core.plan import ExecutorPlan, Kind
 from elastriton.core.profile import Artifact, ImageSpec, TextSpec, digest
-from elastriton.generator.config import Config, EncoderConfig, TaskConfig, resolve
+from elastriton.generator.config import Config, EncoderConfig, TaskConfig, repeated, resolve
 from elastriton.generator.export import export_text, export_vision
 from elastriton.generator.lora import whole_model
 from elastriton.generator.machine import this_machine
@@ -68,6 +68,8 @@ def _prepare(
     if isinstance(model, TextModel):
         for level in levels:
             model.encoder.check(level)
+    else:
+        _check_merging(name, encoder, model)
     heads = {task_name: task_head(task_name, task, model.head, base) for task_name, task in tasks.items()}
     most = max(head.prompt_count() for head, _ in heads.values())
     if max(encoder.levels) > most:
@@ -171,6 +173,8 @@ def task_head(name: str, task: TaskConfig, own: Head | None, base: Path) -> tupl
         raise ConfigError(f"task {name}: the head has {len(bias)} output(s); is this an `objective: regression`?")
     if len(bias) != max(classes, 1):
         raise ConfigError(f"task {name}: the head has {len(bias)} outputs for {classes} labels; give the task `labels`")
+    if classes and (twice := repeated(labels)):
+        raise ConfigError(f"task {name}: the model's labels name {twice[0]!r} twice; give the task `labels` of its own")
     prompts: Floats | None = None
     if task.prompts is not None:
         (prompts,) = _tensors(base / task.prompts, f"task {name}: prompts (`elastriton tune` writes them)", "prompts")
@@ -186,6 +190,16 @@ def _tensors(file: Path, what: str, *names: str) -> list[Floats]:
         raise ConfigError(f"{what}: {file} cannot be read: {error}") from None
     except KeyError as error:
         raise ConfigError(f"{what}: {file} has no tensor {error}; it needs {', '.join(names)}") from None
+
+
+def _check_merging(name: str, encoder: EncoderConfig, model: VisionModel) -> None:
+    wanted = -min(encoder.levels)
+    most = merged(model.tokens, wanted, model.encoder.prefix)
+    if wanted > most:
+        raise ConfigError(
+            f"encoder {name} has level {-wanted}, but of the model's {model.tokens} tokens a layer can merge {most} "
+            f"at most; use levels from -{most} up"
+        )
 
 
 def _prompt_layers(heads: dict[str, tuple[TaskHead, tuple[str, ...]]]) -> int:

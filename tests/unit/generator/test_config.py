@@ -59,6 +59,13 @@ def test_a_good_file_is_read_with_defaults(tmp_path: Path) -> None:
         ("tasks.pets.slo_ms", 600_001, "less than or equal to 600000"),
         ("tasks.pets.encoder", "vot", "names encoder 'vot'"),
         ("encoders.vit.levels", [-8, 4], "lack 0"),
+        ("encoders.vit.levels", [-8, 0, -8], "levels [-8, 0, -8] name -8 twice"),
+        ("encoders.vit.levels", [0, True], "true and false (to YAML also yes, no, on, off) are no value here"),
+        ("tasks.pets.slo_ms", True, "tasks.pets.slo_ms: true and false (to YAML also yes, no, on, off) are no value"),
+        ("tasks.pets.labels", [True, False], "are no value here; quote what is a text"),
+        ("tasks.pets.labels", [], "tasks.pets.labels: Tuple should have at least 1 item"),
+        ("tasks.pets.labels", ["cat", "dog", "cat"], "tasks.pets: labels name 'cat' twice; give each class a name of"),
+        ("version", True, "version: true and false"),
         ("encoders.vit.precision", "fp16", "precision 'fp16' is for runtime 'torch'; exported graphs are fp32"),
         ("encoders.vit.schedule", "serach", "'constant' or 'search'"),
         ("encoders.vit", {"kind": "text", "model": "m", "schedule": "search"}, "'search' is for vision encoders"),
@@ -84,6 +91,16 @@ def test_all_mistakes_at_once(tmp_path: Path) -> None:
     config["tasks"]["pets"]["slo_ms"] = 0
     with pytest.raises(ConfigError, match=r"2 mistake\(s\)"):
         load_config(write(tmp_path, config))
+
+
+def test_what_is_true_or_false_may_be(tmp_path: Path) -> None:
+    audit = {"models": ["x"], "max_drop": 0.1, "audit": {"fall_back": True}}
+    config = changed("tasks.pets.cascade", audit)
+    config["tasks"]["pets"]["data"] = {"path": "x"}
+    cascade = load_config(write(tmp_path, config)).tasks["pets"].cascade
+    assert cascade is not None
+    assert cascade.audit is not None
+    assert cascade.audit.fall_back
 
 
 def text_levels(levels: list[int]) -> dict[str, Any]:

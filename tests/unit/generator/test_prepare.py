@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from elastriton.core.errors import ConfigError
-from elastriton.generator.config import TaskConfig
-from elastriton.generator.prepare import prepare_small, save_tokenizer, task_head
+from elastriton.generator.config import Config, TaskConfig
+from elastriton.generator.prepare import prepare_encoder, prepare_small, save_tokenizer, task_head
 from elastriton.runtime.models import Head
 
 OWN = Head(np.zeros((2, 4), np.float32), np.zeros(2, np.float32), ("cat", "dog"))
@@ -53,6 +54,29 @@ def test_a_head_with_one_output_is_no_classification(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"task t: the head has 1 output\(s\); is this an `objective: regression`"):
         task_head("t", task(), score, tmp_path)
     assert task_head("t", task(objective="regression"), score, tmp_path)[1] == ()
+
+
+def test_labels_of_a_model_are_all_different(tmp_path: Path) -> None:
+    """Of two classes with one label only the second would ever be right."""
+    cranes = Head(np.zeros((3, 4), np.float32), np.zeros(3, np.float32), ("crane", "cat", "crane"))
+    with pytest.raises(
+        ConfigError, match="task t: the model's labels name 'crane' twice; give the task `labels` of its"
+    ):
+        task_head("t", task(), cranes, tmp_path)
+    assert task_head("t", task(labels=["bird", "cat", "machine"]), cranes, tmp_path)[1] == ("bird", "cat", "machine")
+
+
+def test_a_level_that_no_layer_can_merge_is_refused(tmp_path: Path, tiny_vit: Path) -> None:
+    """Of 17 tokens, CLS stays and half of the others may go; less is left for the layers behind."""
+    for gamma, error in (
+        (-8, None),
+        (-9, "level -9, but of the model's 17 tokens a layer can merge 8 at most; use levels"),
+    ):
+        encoder = {"kind": "vision", "model": str(tiny_vit), "levels": [gamma, 0], "batches": [1]}
+        config = Config.model_validate({"version": 1, "encoders": {"vit": encoder}, "tasks": {"t": task()}})
+        expected = pytest.raises(ConfigError, match=error) if error else nullcontext()
+        with expected:
+            prepare_encoder("vit", config, tmp_path, tmp_path, lambda step: None)
 
 
 def test_a_model_without_a_trained_head_needs_the_file_of_one(tmp_path: Path, tiny_bert: Any) -> None:

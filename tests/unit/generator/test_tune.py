@@ -52,6 +52,7 @@ def model(kind: str, tiny_vit: Path, text_project: Path) -> Tunable:
     """A tiny model, its parameters far from their initial values: near these nothing depends on the prompts."""
     if kind == "text":
         text = load_text(load_config(text_project / "elastriton.yaml").encoders["bert"].model)
+        assert text.head is not None
         return TunableText(text, text.head.weight, text.head.bias)
     vision = load_vision(str(tiny_vit))
     assert vision.head is not None

@@ -59,6 +59,7 @@ def test_features_through_the_head_are_the_model_s_own_logits(
     folder = make(tmp_path / "model", tiny_bert)
     model = load_text(str(folder))
     own = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    assert model.head is not None
     assert model.head.labels == tuple(LABELS.values())
     assert (model.depth, model.width, model.max_length) == (2, 24, max_length)
     for length in (3, max_length):

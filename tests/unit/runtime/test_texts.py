@@ -60,7 +60,7 @@ def test_truncation_and_padding_saved_with_a_tokenizer_are_ignored(
 
 def test_half_a_pair_of_surrogates_is_no_text(folder: Path) -> None:
     for read in (TextTokenizer(folder, 16).encode, TextTokenizer(folder, 16).spans):
-        with pytest.raises(InvalidInput, match="TEXT is not UTF-8: .* surrogates not allowed"):
+        with pytest.raises(InvalidInput, match=r"TEXT is not UTF-8: .* surrogates not allowed"):
             read(["hello \ud800"])
 
 
