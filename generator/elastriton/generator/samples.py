@@ -12,6 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from elastriton.core.errors import ConfigError
+from elastriton.core.plan import Kind
 from elastriton.generator.config import Config, TaskConfig
 from elastriton.generator.data import Labelled, label_numbers, load_data, values
 from elastriton.generator.splits import certified_splits, item_hash
@@ -34,14 +35,18 @@ def truth(data: Labelled, task: TaskConfig, labels: Sequence[str]) -> NDArray[An
     return values(data) if task.objective == "regression" else label_numbers(data, labels)
 
 
-def _task_data(name: str, task: TaskConfig, config: Config, base: Path) -> Labelled:
-    assert task.data is not None
-    data = load_data(base / task.data.path).part(0, task.data.samples)
-    kind = config.encoders[task.encoder].kind
+def check_kind(name: str, kind: Kind, data: Labelled, path: Path | str) -> None:
+    """Raise ConfigError where the data of a task are not of its encoder's kind, or too few to fit and to judge."""
     found = len(data.images) if kind == "vision" else len(data.texts)
     if found < 2:
         wanted = "images" if kind == "vision" else "texts"
-        raise ConfigError(f"task {name}: {task.data.path} holds {found} {wanted}; give two at least")
+        raise ConfigError(f"task {name}: {path} holds {found} {wanted}; give two at least")
+
+
+def _task_data(name: str, task: TaskConfig, config: Config, base: Path) -> Labelled:
+    assert task.data is not None
+    data = load_data(base / task.data.path).part(0, task.data.samples)
+    check_kind(name, config.encoders[task.encoder].kind, data, task.data.path)
     if task.labels is not None or task.objective == "regression":
         truth(data, task, task.labels or ())
     if task.cascade is not None:

@@ -88,6 +88,11 @@ def show_tuning(tuning: Tuning) -> None:
         for point in trained.accuracy:
             table.add_row(name, str(point.gamma), str(trained.parameters), *_figures(point))
     console.print(table)
+    for point in tuning.losses():
+        console.print(
+            f"warning: at level {point.gamma} the prompts do worse than none ({point.accuracy:.1%}, level 0 has "
+            f"{tuning.plain.low:.1%} at least); give them more samples or epochs, or leave them out"
+        )
 
 
 def show_plan(plan: Plan) -> None:

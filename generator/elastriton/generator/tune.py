@@ -26,6 +26,8 @@ from elastriton.generator.evaluate import image_pixels, text_encodings
 from elastriton.generator.lora import whole_model
 from elastriton.generator.measure import Advance
 from elastriton.generator.prepare import save_tokenizer, task_head
+from elastriton.generator.samples import check_kind, rows
+from elastriton.generator.splits import item_hash
 from elastriton.generator.tunable import ImageSamples, Samples, TextSamples, Tunable, TunableText, TunableVision
 from elastriton.runtime.models import load_text, load_vision
 from elastriton.runtime.texts import TextTokenizer
@@ -53,6 +55,10 @@ class Tuning:
     prompts: Trained
     control: Trained
 
+    def losses(self) -> tuple[Accuracy, ...]:
+        """The levels whose prompts do worse than the plain level, beyond its 95 % interval."""
+        return tuple(point for point in self.prompts.accuracy if point.accuracy < self.plain.low)
+
 
 def tune(
     name: str,
@@ -68,7 +74,7 @@ def tune(
     """Train as many prompts as the highest level of the task's encoder has and write them to `output`.
 
     `base` is the folder that the configuration's paths start from; `data` holds other samples to train on. Raises
-    ConfigError where the task is none for prompts, or has no data to judge by.
+    ConfigError where the task is none for prompts, or has no data to judge by that are not trained on, too.
     """
     task, gammas = _checked(name, config)
     advance("reading the data")
@@ -124,8 +130,12 @@ def _read(
     if task.data is None:
         raise ConfigError(f"task {name} has no `data`, by which its prompts would be judged; give it some")
     own = load_data(base / task.data.path).part(0, task.data.samples)
+    check_kind(name, encoder.kind, own, task.data.path)
     n_fit = task.data.n_fit(len(own))
     parts = own.part(0, n_fit) if data is None else load_data(data), own.part(n_fit)
+    if data is not None:
+        check_kind(name, encoder.kind, parts[0], data)
+    _check_unseen(name, *parts)
     plain = task.model_copy(update={"prompts": None})
     with whole_model(resolve(encoder.model, base)) as source, TemporaryDirectory() as scratch:
         if encoder.kind == "vision":
@@ -141,23 +151,29 @@ def _read(
             save_tokenizer(source, Path(scratch))
             tokenizer = TextTokenizer(Path(scratch), encoder.max_length, task.inputs)
             fit, held_out = (_texts(part, tokenizer, labels) for part in parts)
-    if not len(fit.numbers) or not len(held_out.numbers):
-        raise ConfigError(
-            f"task {name}: there are {len(fit.numbers)} {encoder.kind} samples to train on and "
-            f"{len(held_out.numbers)} to judge by"
-        )
     return model, fit, held_out
+
+
+def _check_unseen(name: str, fit: Labelled, held_out: Labelled) -> None:
+    """Raise ConfigError where a sample to judge by is one to train on as well."""
+    trained_on = {item_hash(row) for row in rows(fit)}
+    shared = [at for at, row in zip(held_out.names, rows(held_out), strict=True) if item_hash(row) in trained_on]
+    if shared:
+        raise ConfigError(
+            f"task {name}: {len(shared)} of the {len(held_out)} samples to judge by, e.g. {shared[0]}, are among those "
+            "to train on; remove duplicates from the data, or give others with --data"
+        )
 
 
 def _images(data: Labelled, image: ImageSpec, labels: tuple[str, ...]) -> Samples:
     pixels = image_pixels(data, image)
-    numbers = label_numbers(data, labels)[: len(pixels)]
+    numbers = label_numbers(data, labels)
     return ImageSamples(torch.from_numpy(np.array(pixels, dtype=np.uint8)), torch.from_numpy(numbers))
 
 
 def _texts(data: Labelled, tokenizer: TextTokenizer, labels: tuple[str, ...]) -> Samples:
     encodings = text_encodings(data, tokenizer)
-    return TextSamples(encodings, torch.from_numpy(label_numbers(data, labels)[: len(encodings)]))
+    return TextSamples(encodings, torch.from_numpy(label_numbers(data, labels)))
 
 
 @torch.inference_mode()

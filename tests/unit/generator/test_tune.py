@@ -16,11 +16,13 @@ from typer.testing import CliRunner
 
 from elastriton.core.errors import ConfigError
 from elastriton.core.levels import TokenLevel
+from elastriton.core.profile import Accuracy
 from elastriton.generator.adapt import Training, train_low_rank, train_prompts
 from elastriton.generator.cli import app
 from elastriton.generator.config import Config, load_config
 from elastriton.generator.prepare import prepare_encoder
 from elastriton.generator.profiler import profile
+from elastriton.generator.show import show_tuning
 from elastriton.generator.tunable import (
     ImageSamples,
     Samples,
@@ -30,7 +32,7 @@ from elastriton.generator.tunable import (
     TunableVision,
     shifted,
 )
-from elastriton.generator.tune import prompts_file, tune
+from elastriton.generator.tune import Trained, Tuning, prompts_file, tune
 from elastriton.runtime.models import load_text, load_vision
 from elastriton.runtime.texts import Encoding
 from elastriton.runtime.vit import ElasticViT
@@ -181,19 +183,47 @@ def test_the_command_writes_prompts_that_prepare_loads(tmp_path: Path, project: 
     assert prepared.plan.levels == (TokenLevel(0), TokenLevel(4, prompts=4))
 
 
-def test_other_data_to_train_on(tmp_path: Path, project: Any, tiny_project: Path) -> None:
+def test_other_data_to_train_on(tmp_path: Path, project: Any, make_jpeg: Any) -> None:
+    for colour in ("red", "green", "blue"):
+        (tmp_path / "others" / colour).mkdir(parents=True)
+        for noise in range(8, 16):
+            (tmp_path / "others" / colour / f"{noise}.jpg").write_bytes(make_jpeg(colour, noise=noise))
     result = tune(
         "colour",
         load_config(project()),
         tmp_path,
         tmp_path / "elsewhere" / "prompts.safetensors",
-        data=tiny_project / "images",
+        data=tmp_path / "others",
         shallow=True,
         training=replace(TRAINING, epochs=1),
         advance=silent,
     )
     assert (result.n_train, result.layers) == (24, 1)
     assert load_file(tmp_path / "elsewhere" / "prompts.safetensors")["prompts"].shape == (1, 4, 24)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("images", r"task colour: 14 of the 14 samples to judge by, e\.g\. .*\.jpg, are among those to train on"),
+        ("intents.json", r"task colour: .*intents\.json holds 0 images; give two at least"),
+    ],
+)
+def test_data_that_nothing_can_be_learnt_from(
+    tmp_path: Path, project: Any, tiny_project: Path, data: str, message: str
+) -> None:
+    settings, other = load_config(project()), tiny_project / data
+    with pytest.raises(ConfigError, match=message):
+        tune("colour", settings, tmp_path, tmp_path / "p", data=other, shallow=True, training=TRAINING, advance=silent)
+
+
+def test_prompts_that_do_worse_than_none_come_with_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    plain, control = Accuracy.of(0, 80, 100), Trained(96, 3, (Accuracy.of(0, 80, 100),))
+    prompts = Trained(96, 3, (Accuracy.of(2, 75, 100), Accuracy.of(4, 60, 100)))
+    show_tuning(Tuning("colour", 1, 50, plain, prompts, control))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "warning: at level 4 the prompts do worse than none (60.0%, level 0 has 71.1% at least)" in said
+    assert said.count("warning") == 1
 
 
 @pytest.mark.parametrize(
