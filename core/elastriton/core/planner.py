@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from elastriton.core import names
 from elastriton.core.errors import ConfigError
 from elastriton.core.latency import LatencyTable
 from elastriton.core.plan import (
@@ -81,8 +82,8 @@ def make_plan(
             for task_name, task in tasks.items()
             if len(encoder.levels) > 1 and not task.accuracy
         ]
-        executors[f"{name}_executor"] = _executor(encoder, tasks, kept)
-        schedulers[f"{name}_scheduler"] = _scheduler(f"{name}_executor", encoder, tasks, kept, goals)
+        executors[names.executor(name)] = _executor(encoder, tasks, kept)
+        schedulers[names.scheduler(name)] = _scheduler(names.executor(name), encoder, tasks, kept, goals)
     notes += [f"{name}: {choice.note}" for name, choice in choices.items()]
     cascaded = {
         name for name, task in profile.tasks.items() if task.cascade or profile.encoders[task.encoder].kind == "text"
@@ -95,7 +96,7 @@ def make_plan(
         executors=executors,
         schedulers=schedulers,
         decoders={
-            f"{name}_decode": DecoderPlan(
+            names.decoder(name): DecoderPlan(
                 name,
                 image,
                 goals.tasks[name].slo_ms,
@@ -106,7 +107,7 @@ def make_plan(
             if (image := (encoder := profile.encoders[task.encoder]).image) is not None and name not in cascaded
         },
         cascades={
-            f"{name}_cascade": _cascade(
+            names.cascade(name): _cascade(
                 name,
                 profile.tasks[name],
                 profile.encoders[profile.tasks[name].encoder],
@@ -226,7 +227,7 @@ def _cascade(
         objective=task.objective,
         labels=task.labels,
         inputs=task.inputs,
-        scheduler=f"{task.encoder}_scheduler",
+        scheduler=names.scheduler(task.encoder),
         slo_ms=goal.slo_ms,
         max_batch=max(cell.batch for cell in encoder.latency),
         tokenizer=encoder.tokenizer,
@@ -262,8 +263,8 @@ def _public(name: str, task: TaskProfile, encoder: EncoderProfile, cascade: bool
         objective=task.objective,
         labels=task.labels,
         inputs=task.inputs,
-        entry=f"{name}_cascade" if cascade else f"{name}_decode",
-        scheduler=f"{task.encoder}_scheduler",
+        entry=names.cascade(name) if cascade else names.decoder(name),
+        scheduler=names.scheduler(task.encoder),
         max_batch=max(cell.batch for cell in encoder.latency),
         cascade=cascade,
     )

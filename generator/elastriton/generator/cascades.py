@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from elastriton.core import names
 from elastriton.core.profile import Artifact, CascadeProfile, digest
 from elastriton.core.pruning import Pruning
 from elastriton.generator.cached import Answers, Cached, save_cached
@@ -47,7 +48,7 @@ def measure_cascade(
             if rule.keep_rate is None and hopeless(cached, config, setting.n_fit):
                 break  # a larger scale removes more
     items = tuple(item_hash(tuple(row)) for row in setting.rows)
-    folder = output / f"{setting.name}_cascade"
+    folder = output / names.cascade(setting.name)
     folder.mkdir(exist_ok=True)
     save_cached(Cached(setting.truth, items, large, tuple(said), pruned, words_cut), folder)
     return CascadeProfile(tuple(small), rules, Artifact(folder.relative_to(output).as_posix(), digest(folder)))

@@ -15,12 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic_core import ErrorDetails
 
 from elastriton.core.errors import ConfigError
+from elastriton.core.names import MAX_SMALL, NAME, clashes
 from elastriton.core.parameters import MAX_SLO_MS
 from elastriton.core.policies import POLICIES
 
 T = TypeVar("T")
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+Name = Annotated[str, Field(pattern=NAME, max_length=64)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -111,7 +112,7 @@ class CascadeConfig(_Strict):
     `scales` and `keep_rates` are ways to prune the words of re-routed texts (core/pruning.py) that `plan` may choose.
     """
 
-    models: Annotated[tuple[str, ...], Field(min_length=1, max_length=3)]
+    models: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_SMALL)]
     depth: Literal[1, 2] = 1
     max_length: Annotated[int, Field(ge=2, le=512)] = 128
     max_drop: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -182,6 +183,8 @@ class Config(_Strict):
         for name in self.encoders:
             if all(task.encoder != name for task in self.tasks.values()):
                 raise ValueError(f"encoder {name} has no task; remove it or give it one")
+        for clash in clashes(self.encoders, self.tasks):
+            raise ValueError(clash)
         return self
 
 

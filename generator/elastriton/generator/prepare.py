@@ -17,6 +17,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from elastriton.core import names
 from elastriton.core.errors import ConfigError
 from elastriton.core.levels import TokenLevel, constant_level, merged
 from elastriton.core.plan import ExecutorPlan, Kind
@@ -106,8 +107,8 @@ def _prepare(
     tokens = model.tokens if isinstance(model, VisionModel) else max(encoder.lengths)
     tokenizer = None
     if plan.text is not None:
-        save_tokenizer(source, artifacts / f"{name}_tokenizer")
-        tokenizer = _artifact(artifacts / f"{name}_tokenizer", artifacts)
+        save_tokenizer(source, artifacts / names.tokenizer(name))
+        tokenizer = _artifact(artifacts / names.tokenizer(name), artifacts)
     labels = {task_name: labels for task_name, (_, labels) in heads.items()}
     return PreparedEncoder(plan, tokens, labels, tokenizer, device, model.head.labels if model.head else ())
 
@@ -134,7 +135,7 @@ def prepare_small(
 
     These are the task's, in its words and in the large model's; the empty ones of a regression allow one output.
     """
-    folder = _fresh(artifacts / f"{task_name}_small{number}")
+    folder = _fresh(artifacts / names.small(task_name, number))
     with whole_model(resolve(model, base)) as source:
         small = load_vision(source) if kind == "vision" else load_text(source)
         if small.head is None:
@@ -232,7 +233,7 @@ def save_tokenizer(source: str, folder: Path) -> None:
 
 
 def _save(head: TaskHead, artifacts: Path) -> Artifact:
-    folder = _fresh(artifacts / f"{head.task}_head")
+    folder = _fresh(artifacts / names.head(head.task))
     save_head(folder, head)
     return _artifact(folder, artifacts)
 

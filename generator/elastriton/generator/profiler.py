@@ -13,6 +13,7 @@ from pathlib import Path
 
 from elastriton.core.errors import ConfigError
 from elastriton.core.latency import Cell
+from elastriton.core.names import artifacts
 from elastriton.core.profile import PROFILE_FILE, VERSION, EncoderProfile, Profile, TaskProfile
 from elastriton.core.records import dumps
 from elastriton.generator.candidates import CascadeTask
@@ -123,16 +124,12 @@ class _TaskMeasurement:
 
 def _check_sources(config: Config, base: Path, output: Path) -> None:
     """Raises ConfigError where a model's folder is missing, or one lies where artifacts go, which are written anew."""
-    names = [
-        *(f"{name}{what}" for name in config.encoders for what in ("", "_tokenizer")),
-        *(f"{name}_{what}" for name in config.tasks for what in ("head", "small0", "small1", "small2", "cascade")),
-    ]
     small = (model for task in config.tasks.values() if task.cascade for model in task.cascade.models)
     models = [resolve(model, base) for model in (*(one.model for one in config.encoders.values()), *small)]
     files = [name for task in config.tasks.values() for name in (task.head, task.prompts) if name]
     files += [task.data.path for task in config.tasks.values() if task.data]
     for source in (*map(Path, models), *(base / file for file in files)):  # an id is no path, and none lies there
-        for name in names:
+        for name, _ in artifacts(config.encoders, config.tasks):
             if source.resolve().is_relative_to((output / name).resolve()):
                 raise ConfigError(f"{source} lies where `profile` writes, in {output / name}; pass another --build")
 

@@ -86,6 +86,30 @@ def test_mistakes_are_named(tmp_path: Path, path: str, value: Any, message: str)
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("encoder", "task", "message"),
+    [
+        ("vit", "pets_cascade", "the cascade of task pets and task pets_cascade would both be the model"),
+        ("vit", "pets_decode", "the decoder of task pets and task pets_decode would both be the model"),
+        ("vit", "vit_executor", "the executor of encoder vit and task vit_executor would both be the model"),
+        ("vit", "vit_scheduler", "the scheduler of encoder vit and task vit_scheduler would both be the model"),
+        ("pets_head", "more", "encoder pets_head and the head of task pets would both be the artifact"),
+        ("vit_tokenizer", "more", "the tokenizer of encoder vit and encoder vit_tokenizer would both be the artifact"),
+        ("pets_small2", "more", "encoder pets_small2 and a small model of task pets would both be the artifact"),
+    ],
+)
+def test_two_models_or_artifacts_of_one_name_are_refused(tmp_path: Path, encoder: str, task: str, message: str) -> None:
+    config = changed(f"tasks.{task}", {"encoder": encoder, "slo_ms": 100})
+    config["encoders"][encoder] = config["encoders"]["vit"]
+    with pytest.raises(ConfigError, match=f"{message} '[a-z0-9_]+'; rename one of them"):
+        load_config(write(tmp_path, config))
+
+
+def test_an_encoder_may_have_the_name_of_its_task(tmp_path: Path) -> None:
+    config = changed("tasks.vit", {"encoder": "vit", "slo_ms": 100})
+    assert load_config(write(tmp_path, config)).tasks.keys() == {"pets", "vit"}
+
+
 def test_all_mistakes_at_once(tmp_path: Path) -> None:
     config = changed("sede", 3)
     config["tasks"]["pets"]["slo_ms"] = 0
