@@ -24,6 +24,7 @@ from elastriton.generator.pbtxt import configs, render
 CONFIG_FILE = "config.pbtxt"
 VERSION_FOLDER = "1"
 MARKER = ".elastriton"
+_MARKED = "written by `elastriton generate`; replaced as a whole; its models:"
 
 
 def texts(plan: Plan) -> dict[str, str]:
@@ -56,17 +57,16 @@ def generate(plan: Plan, artifact_folder: Path, repository: Path) -> list[str]:
     """Write the repository of a plan, replacing an earlier one only when the new one is complete.
 
     Returns the names of its models. Raises ConfigError where an artifact is missing or not the one that was profiled,
-    or where `repository` is a folder that elastriton did not write.
+    or where `repository` holds what elastriton did not write.
     """
     files = texts(plan)
     repository = repository.resolve()
-    if repository.exists() and not (repository / MARKER).exists() and any(repository.iterdir()):
-        raise ConfigError(f"{repository} holds files that elastriton did not write; choose another folder or empty it")
+    _check_owned(repository)
     repository.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{repository.name}-", dir=repository.parent))
     try:
         fresh.chmod(0o755)
-        (fresh / MARKER).write_text("written by `elastriton generate`; replaced as a whole\n", encoding="utf-8")
+        (fresh / MARKER).write_text("\n".join([_MARKED, *sorted(parts(plan))]) + "\n", encoding="utf-8")
         for path, text in files.items():
             (fresh / path).parent.mkdir(parents=True, exist_ok=True)
             (fresh / path).write_text(text, encoding="utf-8")
@@ -77,6 +77,26 @@ def generate(plan: Plan, artifact_folder: Path, repository: Path) -> list[str]:
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return sorted(parts(plan))
+
+
+def _check_owned(repository: Path) -> None:
+    """Raises ConfigError where a folder holds more than the models that its marker names: all of it is replaced."""
+    if not repository.exists():
+        return
+    there = {path.name for path in repository.iterdir()}
+    foreign = sorted(there - _written(repository))
+    if foreign:
+        raise ConfigError(
+            f"{repository} holds {', '.join(foreign)}, which elastriton did not write; move it or generate elsewhere"
+        )
+
+
+def _written(repository: Path) -> set[str]:
+    """What `generate` has put into a folder. Markers had no names once: there, what has a plan was written."""
+    if not (repository / MARKER).is_file():
+        return set()
+    _, *names = (repository / MARKER).read_text(encoding="utf-8").splitlines() or [""]
+    return {MARKER, *(names or (path.parents[1].name for path in repository.glob(f"*/{VERSION_FOLDER}/{PLAN_FILE}")))}
 
 
 def _copy(artifact: Artifact, source: Path, target: Path) -> None:

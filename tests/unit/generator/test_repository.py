@@ -111,6 +111,29 @@ def test_a_folder_of_somebody_elses_is_left_alone(tmp_path: Path, plan: Plan, ti
     assert (tmp_path / "precious" / "thesis.txt").exists()
 
 
+@pytest.mark.parametrize("names", [True, False], ids=["marker", "marker of before, without names"])
+def test_what_a_user_put_into_a_repository_is_not_deleted(
+    tmp_path: Path, plan: Plan, tiny_build: Path, names: bool
+) -> None:
+    target = tmp_path / "repository"
+    generate(plan, tiny_build, target)
+    if not names:
+        (target / module.MARKER).write_text("written by `elastriton generate`; replaced as a whole\n")
+    generate(plan, tiny_build, target)
+    (target / "my_own_model").mkdir()
+    with pytest.raises(ConfigError, match="holds my_own_model, which elastriton did not write; move it or generate"):
+        generate(plan, tiny_build, target)
+    assert (target / "my_own_model").is_dir()
+
+
+def test_a_copy_of_a_model_under_another_name_is_the_user_s(tmp_path: Path, plan: Plan, tiny_build: Path) -> None:
+    target = tmp_path / "repository"
+    generate(plan, tiny_build, target)
+    shutil.copytree(target / "colour", target / "colour_before")
+    with pytest.raises(ConfigError, match="holds colour_before, which"):
+        generate(plan, tiny_build, target)
+
+
 def test_a_missing_artifact_is_named(tmp_path: Path, plan: Plan) -> None:
     with pytest.raises(ConfigError, match="is missing; run `elastriton profile` again"):
         generate(plan, tmp_path, tmp_path / "repository")
