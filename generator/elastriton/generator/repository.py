@@ -9,8 +9,10 @@ Nothing in it names the machine that made it: it loads unchanged in NVIDIA's con
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ CONFIG_FILE = "config.pbtxt"
 VERSION_FOLDER = "1"
 MARKER = ".elastriton"
 _MARKED = "written by `elastriton generate`; replaced as a whole; its models:"
+_STALE_S = 24 * 3600.0
 
 
 def texts(plan: Plan) -> dict[str, str]:
@@ -63,6 +66,7 @@ def generate(plan: Plan, artifact_folder: Path, repository: Path) -> list[str]:
     repository = repository.resolve()
     _check_owned(repository)
     repository.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(repository)
     fresh = Path(tempfile.mkdtemp(prefix=f".{repository.name}-", dir=repository.parent))
     try:
         fresh.chmod(0o755)
@@ -114,10 +118,23 @@ def _swap(fresh: Path, repository: Path) -> None:
         fresh.rename(repository)
         return
     old = fresh.with_name(fresh.name + "-old")
-    repository.rename(old)
     try:
+        repository.rename(old)
         fresh.rename(repository)
-    except OSError:
-        old.rename(repository)
+    except BaseException:  # Ctrl-C, too
+        if not repository.exists():
+            old.rename(repository)
         raise
     shutil.rmtree(old)
+
+
+def _sweep(repository: Path) -> None:
+    """Remove what earlier runs left beside a repository that stands, having been killed.
+
+    A run in progress may be at work there: what was renamed or filled within a day is left alone.
+    """
+    ours = re.compile(rf"\.{re.escape(repository.name)}-[a-z0-9_]{{8}}(-old)?")
+    for folder in repository.parent.iterdir() if repository.exists() else ():
+        left = ours.fullmatch(folder.name) and (folder / MARKER).is_file()
+        if left and time.time() - folder.stat().st_ctime > _STALE_S:
+            shutil.rmtree(folder, ignore_errors=True)

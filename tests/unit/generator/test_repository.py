@@ -93,12 +93,13 @@ def test_a_failed_run_leaves_the_old_repository_whole(
 
     def failing(self: Path, to: Path) -> None:
         if to == target and "-old" not in self.name:
-            raise OSError("disk full")
+            raise error
         original(self, to)
 
     monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(OSError, match="disk full"):
-        generate(plan, tiny_build, target)
+    for error in (OSError("disk full"), KeyboardInterrupt("Ctrl-C"), SystemExit("SIGTERM")):
+        with pytest.raises(type(error), match=str(error)):
+            generate(plan, tiny_build, target)
     assert files(target) == before
     assert [path.name for path in tmp_path.iterdir()] == ["repository"]
 
@@ -109,6 +110,24 @@ def test_a_folder_of_somebody_elses_is_left_alone(tmp_path: Path, plan: Plan, ti
     with pytest.raises(ConfigError, match="did not write"):
         generate(plan, tiny_build, tmp_path / "precious")
     assert (tmp_path / "precious" / "thesis.txt").exists()
+
+
+def test_what_a_killed_run_left_is_removed_a_day_later(
+    tmp_path: Path, plan: Plan, tiny_build: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "repository"
+    generate(plan, tiny_build, target)
+    left = {".repository-ab1_2345", ".repository-ab1_2345-old"}
+    others = {".repository-20240101", ".repository-of-mine", "repository-ab1_2345", ".other-ab1_2345"}
+    for name in (*left, *others):
+        (tmp_path / name).mkdir()
+        if name != ".repository-20240101":
+            (tmp_path / name / module.MARKER).touch()
+    generate(plan, tiny_build, target)
+    assert {path.name for path in tmp_path.iterdir()} == {"repository"} | left | others
+    monkeypatch.setattr(module, "_STALE_S", -1.0)
+    generate(plan, tiny_build, target)
+    assert {path.name for path in tmp_path.iterdir()} == {"repository"} | others
 
 
 @pytest.mark.parametrize("names", [True, False], ids=["marker", "marker of before, without names"])
