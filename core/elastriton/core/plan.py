@@ -195,7 +195,7 @@ class Plan:
 
 def load_plan(path: Path) -> Plan:
     """Read a plan. Raises ConfigError where it is of another version or malformed."""
-    plan = load(Plan, path)
+    plan = load(Plan, path, made_by="plan")
     if plan.version != VERSION:
         raise ConfigError(f"{path} has version {plan.version}, this release reads {VERSION}; plan again")
     return plan

@@ -170,7 +170,7 @@ class Profile:
 
 def load_profile(path: Path) -> Profile:
     """Read a profile. Raises ConfigError where it is of another version or malformed."""
-    profile = load(Profile, path)
+    profile = load(Profile, path, made_by="profile")
     if profile.version != VERSION:
         raise ConfigError(f"{path} has version {profile.version}, this release reads {VERSION}; profile again")
     return profile

@@ -20,13 +20,20 @@ def dumps(record: Any) -> str:
     return json.dumps(dataclasses.asdict(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def load(kind: type[T], path: Path) -> T:
-    """Read one record from a JSON file. Raises ConfigError naming the file and the field at fault."""
+def load(kind: type[T], path: Path, made_by: str = "") -> T:
+    """Read one record from a JSON file. Raises ConfigError naming the file and the field at fault.
+
+    `made_by` is the command of ours that writes the file, to be named where there is none.
+    """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist") from None
-    except ValueError as error:
+        raise ConfigError(
+            f"{path} does not exist" + (f"; run `elastriton {made_by}` first" if made_by else "")
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON: {error}") from None
     return cast(T, _read(kind, data, str(path)))
 

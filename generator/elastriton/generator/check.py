@@ -33,7 +33,7 @@ PLANS: dict[str, Any] = {
 def check(repository: Path) -> list[str]:
     """What is wrong with a repository, one line each; an empty list where nothing is."""
     if not repository.is_dir():
-        return [f"{repository} is not a folder"]
+        return [f"{repository} is not a folder; run `elastriton generate {repository}`"]
     folders = sorted(path for path in repository.iterdir() if path.is_dir())
     if not folders:
         return [f"{repository} holds no models; run `elastriton generate {repository}`"]
@@ -61,7 +61,7 @@ def _config(folder: Path) -> pb.ModelConfig:
         raise ConfigError(f"{CONFIG_FILE} is missing")
     try:
         config = text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
-    except text_format.ParseError as error:
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
         raise ConfigError(f"{CONFIG_FILE} cannot be parsed: {error}") from None
     if config.name != folder.name:
         raise ConfigError(f"{CONFIG_FILE} names the model {config.name!r}; it must be the folder's name")
@@ -74,7 +74,7 @@ def _plan(folder: Path, config: pb.ModelConfig) -> Any:
     kind = config.platform or config.backend
     if kind not in PLANS:
         raise ConfigError(f"backend {kind!r} is unknown; elastriton has {', '.join(sorted(PLANS))}")
-    return load(PLANS[kind], folder / VERSION_FOLDER / PLAN_FILE)
+    return load(PLANS[kind], folder / VERSION_FOLDER / PLAN_FILE, made_by="generate")
 
 
 def _artifacts(plan: Any, version: Path) -> Iterator[str]:

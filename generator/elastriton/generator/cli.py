@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer import Argument, Option
@@ -13,19 +14,20 @@ from typer import Argument, Option
 from elastriton.core.errors import ElastritonError
 
 app = typer.Typer(
-    help="Serve transformer classifiers elastically on NVIDIA Triton.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
+_FILE: Any = {"dir_okay": False, "writable": True}  # said before the work that fills it
 ConfigPath = Annotated[Path, Option("--config", "-c", help="The configuration file.")]
 Build = Annotated[Path, Option("--build", "-b", help="Where profile.json, plan.json and the artifacts lie.")]
+Port = Annotated[int, Option(min=0, max=65535, help="0 picks a free port.")]
 Repository = Annotated[Path, Argument(help="The model repository.")]
 
 
 def main() -> None:
-    """Run the command line; an error of ours is one message and exit code 1, never a traceback.
+    """Run the command line; an error of ours, or of a file, is one message and exit code 1, never a traceback.
 
     SIGTERM ends a command as Ctrl-C does: what it has started, a server above all, is stopped.
     """
@@ -33,8 +35,29 @@ def main() -> None:
     try:
         app()
     except ElastritonError as error:
-        typer.secho(f"error: {error}", err=True, fg="red")
-        raise SystemExit(1) from None
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    typer.secho(f"error: {message}", err=True, fg="red")
+    raise SystemExit(1) from None
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"elastriton {version('elastriton')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    _version: Annotated[
+        bool, Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Serve transformer classifiers elastically on NVIDIA Triton."""
 
 
 def _make_folders(*files: Path | None) -> None:
@@ -74,13 +97,13 @@ def tune(
     config: ConfigPath = Path("elastriton.yaml"),
     data: Annotated[Path | None, Option(help="Train on these labelled samples, not on the task's fit part.")] = None,
     output: Annotated[
-        Path | None, Option(help="The file to write; by default the one the task's `prompts` names.")
+        Path | None, Option(help="The file to write; by default the one the task's `prompts` names.", **_FILE)
     ] = None,
     shallow: Annotated[bool, Option("--shallow", help="Prompts before the first layer only, not before each.")] = False,
     epochs: Annotated[int, Option(min=1)] = 5,
     minutes: Annotated[float, Option(min=0.01, help="At most, for the prompts; the control takes their steps.")] = 10.0,
     learning_rate: Annotated[float, Option(min=0.0)] = 5e-3,
-    json_file: Annotated[Path | None, Option("--json", help="Also write the figures as JSON.")] = None,
+    json_file: Annotated[Path | None, Option("--json", help="Also write the figures as JSON.", **_FILE)] = None,
 ) -> None:
     """Train prompts on the frozen encoder, and a control of as many numbers that costs no tokens; compare both."""
     from elastriton.core.records import dumps
@@ -146,9 +169,9 @@ def check(repository: Repository) -> None:
 def serve(
     context: typer.Context,
     repository: Repository,
-    http_port: Annotated[int, Option(help="0 picks a free port.")] = 8000,
-    grpc_port: Annotated[int, Option(help="0 picks a free port.")] = 8001,
-    metrics_port: Annotated[int, Option(help="0 picks a free port.")] = 8002,
+    http_port: Port = 8000,
+    grpc_port: Port = 8001,
+    metrics_port: Port = 8002,
     address: Annotated[str, Option(help="The address to listen on; loopback unless you say otherwise.")] = "127.0.0.1",
     tritonserver: Annotated[Path | None, Option(help="The server's binary; found by itself if not given.")] = None,
     backend_directory: Annotated[Path | None, Option(help="A complete backend directory, used as it is.")] = None,
@@ -180,8 +203,10 @@ def replay(
     requests: Annotated[int, Option(min=1)] = 1000,
     seed: Annotated[int, Option(min=0)] = 0,
     task: Annotated[list[str] | None, Option(help="Only these tasks; by default all with data.")] = None,
-    json_file: Annotated[Path | None, Option("--json", help="Also write every request as JSON.")] = None,
-    report: Annotated[Path | None, Option(help="Draw load, levels and utility over time (.png, .svg, .pdf).")] = None,
+    json_file: Annotated[Path | None, Option("--json", help="Also write every request as JSON.", **_FILE)] = None,
+    report: Annotated[
+        Path | None, Option(help="Draw load, levels and utility over time (.png, .svg, .pdf).", **_FILE)
+    ] = None,
     against: Annotated[list[Path] | None, Option(help="Earlier replays (--json) to draw beside this one.")] = None,
 ) -> None:
     """Send a trace of labelled requests to a server, open loop, and tell how many were right in time."""
@@ -213,7 +238,7 @@ def replay(
 def demo(
     directory: Annotated[Path, Option(help="The demo's models and data.")] = Path("examples/demo"),
     build: Build = Path("build/demo"),
-    json_file: Annotated[Path | None, Option("--json", help="Also write the figures as JSON.")] = None,
+    json_file: Annotated[Path | None, Option("--json", help="Also write the figures as JSON.", **_FILE)] = None,
 ) -> None:
     """Prepare, profile, plan, generate, serve and query real models over HTTP and gRPC; print what came out."""
     from elastriton.generator.demo import run

@@ -198,16 +198,24 @@ def _check_cascade(name: str, kind: str, task: TaskConfig, cascade: CascadeConfi
 
 
 class _Loader(yaml.SafeLoader):
-    """Of two equal keys YAML's own loader keeps the second in silence."""
+    """Of two equal keys YAML's own loader keeps the second in silence; lists as keys, and NUL, end in tracebacks."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Raises YAMLError where a key is given twice."""
+        """Raises YAMLError where a key is given twice, or is no scalar."""
         seen: set[Any] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        """Raises YAMLError where a text has a NUL, which no path and no name may."""
+        if "\0" in node.value:
+            raise yaml.constructor.ConstructorError(None, None, "a text must not contain NUL (\\0)", node.start_mark)
+        return super().construct_scalar(node)
 
 
 def load_config(path: Path) -> Config:
@@ -220,6 +228,8 @@ def load_config(path: Path) -> Config:
         raise ConfigError(f"{path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deeply; a configuration has about five levels") from None
     try:
         return Config.model_validate(data)
     except ValidationError as error:

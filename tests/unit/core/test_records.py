@@ -116,6 +116,13 @@ def test_a_file_s_errors_name_the_file(tmp_path: Path) -> None:
     path = tmp_path / "part.json"
     with pytest.raises(ConfigError, match=r"part\.json does not exist"):
         load(Part, path)
+    with pytest.raises(ConfigError, match=r"does not exist; run `elastriton plan` first"):
+        load(Part, path, made_by="plan")
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        load(Part, tmp_path)
+    path.write_text("[" * 100_000, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"part\.json is not JSON"):
+        load(Part, path)
     path.write_text("{", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"part\.json is not JSON"):
         load(Part, path)

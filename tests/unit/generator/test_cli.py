@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,10 @@ def test_check_of_a_damaged_repository_exits_with_1(tmp_path: Path, tiny_reposit
     [
         (("plan", "-c", "gone.yaml"), "gone.yaml does not exist"),
         (("tune", "--task", "pets", "-c", "gone.yaml"), "gone.yaml does not exist"),
-        (("generate", "repository"), "plan.json does not exist"),
+        (("generate", "repository"), "plan.json does not exist; run `elastriton plan` first"),
+        (("plan", "-c", "good.yaml"), "profile.json does not exist; run `elastriton profile` first"),
+        (("profile", "-c", "good.yaml", "-b", "good.yaml"), "error: good.yaml: File exists"),
+        (("check", "nowhere"), "nowhere is not a folder; run `elastriton generate nowhere`"),
         (("serve", "nowhere"), "no model repository"),
         (("demo", "--directory", "nowhere"), "run the demo from a clone"),
         (("replay", "--trace", "gone.csv", "--rate", "5", "-c", "gone.yaml"), "gone.yaml does not exist"),
@@ -79,10 +83,37 @@ def test_check_of_a_damaged_repository_exits_with_1(tmp_path: Path, tiny_reposit
     ],
 )
 def test_our_errors_are_one_message_and_no_traceback(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    encoders, tasks = "encoders: {vit: {kind: vision, model: vit}}", "tasks: {pets: {encoder: vit, slo_ms: 100}}"
+    (tmp_path / "good.yaml").write_text(f"version: 1\n{encoders}\n{tasks}\n")
     failed = elastriton(*arguments, cwd=tmp_path)
     assert failed.returncode == 1
     assert message in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("serve", "repository", "--http-port", "70000"), "'--http-port'"),
+        (("serve", "repository", "--metrics-port", "-1"), "'--metrics-port'"),
+        (("replay", "--json", "."), "'--json'"),
+        (("replay", "--report", "."), "'--report'"),
+        (("tune", "--task", "pets", "--output", "."), "'--output'"),
+        (("demo", "--json", "."), "'--json'"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_before_anything_runs(
+    tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    failed = elastriton(*arguments, cwd=tmp_path)
+    assert failed.returncode == 2
+    assert f"Invalid value for {message}" in failed.stderr
+
+
+def test_the_package_runs_as_a_module_and_tells_its_version(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "elastriton.generator", "--version"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, timeout=60)
+    assert shown.stdout == f"elastriton {version('elastriton')}\n"
 
 
 def test_a_profile_of_another_version_is_refused(tmp_path: Path, tiny_project: Path, tiny_build: Path) -> None:

@@ -149,6 +149,13 @@ def test_no_file_and_no_yaml(tmp_path: Path) -> None:
         load_config(write(tmp_path, "a: [1"))
     with pytest.raises(ConfigError, match="key 'seed' is given twice"):
         load_config(write(tmp_path, "version: 1\nseed: 1\nseed: 2\n"))
+    for text, message in (
+        ("? [a, b]\n: c\n", "a key must be plain text"),
+        ('seed: "\\0"', r"must not contain NUL"),
+        ("a: " + "[" * 5000, "nested too deeply"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_config(write(tmp_path, text))
     (tmp_path / "latin.yaml").write_bytes("# caf\u00e9".encode("latin-1"))
     for path in (tmp_path / "latin.yaml", tmp_path):
         with pytest.raises(ConfigError, match="cannot be read"):

@@ -168,11 +168,21 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
+def as_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "typo": (lambda r: edit(r / "colour/config.pbtxt", "max_batch_size", "max_batchsize"), "cannot be parsed"),
     "name": (lambda r: edit(r / "colour/config.pbtxt", 'name: "colour"', 'name: "color"'), "names the model 'color'"),
     "no batch": (lambda r: edit(r / "warm/config.pbtxt", "max_batch_size: 8", "max_batch_size: 0"), "at least 1"),
     "backend": (lambda r: edit(r / "vit_executor/config.pbtxt", '"elastic"', '"elastik"'), "'elastik' is unknown"),
+    "no text": (lambda r: (r / "colour/config.pbtxt").write_bytes(b"\xff"), "colour: config.pbtxt cannot be parsed"),
+    "plan is a folder": (
+        lambda r: as_folder(r / "colour/1/plan.json"),
+        "plan.json cannot be read: Is a directory",
+    ),
     "no plan": (lambda r: (r / "intent/1/plan.json").unlink(), "does not exist"),
     "plan field": (lambda r: edit(r / "colour_decode/1/plan.json", '"task"', '"tusk"'), "did you mean 'task'"),
     "graph": (lambda r: (r / "vit_executor/1/vit/level_0.onnx").unlink(), "level 0 has no graph"),

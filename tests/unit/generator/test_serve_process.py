@@ -131,6 +131,12 @@ def test_a_port_in_use_is_named() -> None:
             choose_ports("127.0.0.1", [0, port])
 
 
+@pytest.mark.parametrize("address", ["192.0.2.1", "no such host"])
+def test_an_address_of_another_machine_is_told_from_a_port_in_use(address: str) -> None:
+    with pytest.raises(ConfigError, match=f"cannot listen on {address}:0: .*\nhelp: another --address"):
+        choose_ports(address, [0])
+
+
 def test_a_folder_that_is_no_repository_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no model repository"):
         Server(tmp_path)

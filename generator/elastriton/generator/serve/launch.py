@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import socket
@@ -16,6 +17,7 @@ from elastriton.core.errors import ConfigError
 from elastriton.generator.serve.embedded import TritonServer
 
 _POLL_S = 0.01
+_OF_THE_PORT = (errno.EADDRINUSE, errno.EACCES)
 EXIT_TIMEOUT_S = 5  # after a drain only idle connections are left, and Triton waits for those
 
 
@@ -95,7 +97,7 @@ def environment(server: TritonServer, libpython: Path | None, folder: Path) -> d
 
 
 def choose_ports(address: str, ports: Sequence[int]) -> list[int]:
-    """`ports`, each of them free now; 0 takes any. Raises ConfigError for one that is in use."""
+    """`ports`, each of them free now; 0 takes any. Raises ConfigError for one in use, or an `address` not of here."""
     with ExitStack() as held:  # all are held until the last is found, so that no two are the same
 
         def take(port: int) -> int:
@@ -107,7 +109,9 @@ def choose_ports(address: str, ports: Sequence[int]) -> list[int]:
                 listener.bind((address, port))
                 listener.listen()
             except OSError as error:
-                raise ConfigError(f"cannot listen on {address}:{port}: {error.strerror}\nhelp: another port") from None
+                other = "port" if error.errno in _OF_THE_PORT else "--address, one of this machine's"
+                said = f"cannot listen on {address}:{port}: {error.strerror}"
+                raise ConfigError(f"{said}\nhelp: another {other}") from None
             return int(listener.getsockname()[1])
 
         return [take(port) for port in ports]
