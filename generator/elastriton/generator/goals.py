@@ -64,6 +64,7 @@ def plan_for(settings: Config, build: Path) -> Plan:
     profile = load_profile(path)
     now, then = configured(settings), profile.configured
     changed = sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
+    changed += ["seed"] if settings.seed != profile.seed else []  # it has dealt the samples that certify
     if changed:
         raise ConfigError(f"{', '.join(changed)}: not configured as profiled; run `elastriton profile` again")
     return make_plan(profile, _sha256(path), goals(settings), choices(settings, profile, build))

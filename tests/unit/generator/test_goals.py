@@ -43,6 +43,7 @@ def test_answers_that_are_not_those_that_were_profiled_are_refused(
         ("tasks.warm.labels", ["warm", "cold"], "task warm"),
         ("tasks.intent.cascade.floor", 2, "task intent"),
         ("tasks.intent.cascade", None, "task intent"),
+        ("seed", 1, "seed"),
     ],
 )
 def test_what_was_not_measured_so_is_not_planned(
@@ -59,7 +60,6 @@ def test_what_was_not_measured_so_is_not_planned(
         ("tasks.warm.utility", 2),
         ("tasks.intent.cascade.max_drop", 0.5),
         ("policy", "otas"),
-        ("seed", 1),
     ],
 )
 def test_goals_may_change_behind_the_profile(tiny_project: Path, tiny_build: Path, where: str, value: Any) -> None:
