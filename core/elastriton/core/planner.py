@@ -59,8 +59,8 @@ def make_plan(
 ) -> Plan:
     """Lay out the served models for a profile; `choices` are the cascades that the search found, by task.
 
-    Raises ConfigError where a task names an unknown encoder, profile and goals differ in their tasks, or the policy is
-    unknown.
+    Raises ConfigError where a task names an unknown encoder or has a deadline that nothing can meet, profile and goals
+    differ in their tasks, or the policy is unknown.
     """
     if goals.policy not in POLICIES:
         raise ConfigError(f"policy {goals.policy!r} is unknown; choose one of {', '.join(sorted(POLICIES))}")
@@ -70,6 +70,7 @@ def make_plan(
     for name, task in profile.tasks.items():
         if task.encoder not in profile.encoders:
             raise ConfigError(f"task {name} names the encoder {task.encoder!r}, which the profile lacks")
+        _check_deadline(name, task, profile.encoders[task.encoder], goals, choices.get(name))
     executors, schedulers, notes = {}, {}, []
     for name, encoder in profile.encoders.items():
         tasks = {task_name: task for task_name, task in profile.tasks.items() if task.encoder == name}
@@ -100,7 +101,7 @@ def make_plan(
                 name,
                 image,
                 goals.tasks[name].slo_ms,
-                needed_ms=round((task.decode_ms or 0.0) + fastest_ms(encoder) + goals.overhead_ms, 3),
+                needed_ms=round(needed_ms(task, encoder, goals), 3),
                 instances=decoders(task, encoder, profile.machine.cores),
             )
             for name, task in profile.tasks.items()
@@ -164,6 +165,23 @@ def decoders(task: TaskProfile, encoder: EncoderProfile, cores: int) -> int:
 def fastest_ms(encoder: EncoderProfile) -> float:
     """What the fastest level typically takes for the smallest batch, in ms."""
     return min(cell.p50_ms for cell in encoder.latency)
+
+
+def needed_ms(task: TaskProfile, encoder: EncoderProfile, goals: Goals) -> float:
+    """What the encoder's answer takes at the least: decoding, the fastest level, and the overhead."""
+    return (task.decode_ms or 0.0) + fastest_ms(encoder) + goals.overhead_ms
+
+
+def _check_deadline(
+    name: str, task: TaskProfile, encoder: EncoderProfile, goals: Goals, choice: CascadeChoice | None
+) -> None:
+    """Raises ConfigError where no answer can be in time; a small model's may be where the encoder's is not."""
+    slo_ms, least_ms = goals.tasks[name].slo_ms, needed_ms(task, encoder, goals)
+    if slo_ms < least_ms and not (choice and choice.small):
+        raise ConfigError(
+            f"task {name} has slo_ms {slo_ms:g}, but decoding, the fastest level and overhead_ms take {least_ms:.3g} ms"
+            "; raise slo_ms, or profile on a faster machine"
+        )
 
 
 def _executor(encoder: EncoderProfile, tasks: dict[str, TaskProfile], kept: set[int]) -> ExecutorPlan:

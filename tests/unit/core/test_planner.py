@@ -112,6 +112,21 @@ def goals(profile: Profile, **one: TaskGoal) -> Goals:
     return Goals({**{name: TaskGoal(slo_ms=100.0) for name in profile.tasks}, **one}, overhead_ms=2.0, max_queue=7)
 
 
+@pytest.mark.parametrize(("task", "decode_ms"), [("colour", 7.0), ("warm", 0.0), ("intent", 0.0)])
+def test_a_deadline_that_nothing_can_meet_is_refused(profile: Profile, task: str, decode_ms: float) -> None:
+    measured = profile.tasks[task]
+    whole = replace(profile, tasks={**profile.tasks, task: replace(measured, decode_ms=decode_ms or None)})
+    least_ms = 2.0 + decode_ms + fastest_ms(profile.encoders[measured.encoder])
+    make_plan(whole, "", goals(profile, **{task: TaskGoal(least_ms + 0.001)}))
+    words = rf"task {task} has slo_ms 1\.5, but .* take {least_ms:.3g} ms; raise slo_ms, or profile on a faster machine"
+    with pytest.raises(ConfigError, match=words):
+        make_plan(whole, "", goals(profile, **{task: TaskGoal(1.5)}))
+
+
+def test_a_small_model_may_meet_a_deadline_that_its_encoder_cannot(profile: Profile) -> None:
+    make_plan(profile, "", goals(profile, intent=TaskGoal(1.5)), {"intent": CascadeChoice("given", ((0, 0.0),))})
+
+
 def test_the_plan_lays_out_executors_schedulers_decoders_and_cascades(profile: Profile) -> None:
     plan = make_plan(profile, "digest", goals(profile, intent=TaskGoal(50.0, utility=3.0), warm=TaskGoal(70.0)))
     assert plan.executors.keys() == {"vit_executor", "bert_executor", "rater_executor"}
