@@ -9,6 +9,7 @@ Plan
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,7 @@ from elastriton.core.errors import ConfigError
 from elastriton.core.fairness import Floors
 from elastriton.core.latency import Cell, LatencyTable
 from elastriton.core.levels import TokenLevel
+from elastriton.core.names import NAME
 from elastriton.core.policy import Outlook
 from elastriton.core.profile import Artifact, ImageSpec, Machine, Precision, TextSpec
 from elastriton.core.promise import Promise
@@ -194,8 +196,11 @@ class Plan:
 
 
 def load_plan(path: Path) -> Plan:
-    """Read a plan. Raises ConfigError where it is of another version or malformed."""
+    """Read a plan. Raises ConfigError where it is of another version or malformed, or a model's name is no name."""
     plan = load(Plan, path, made_by="plan")
     if plan.version != VERSION:
         raise ConfigError(f"{path} has version {plan.version}, this release reads {VERSION}; plan again")
+    for name in (*plan.executors, *plan.schedulers, *plan.decoders, *plan.cascades, *plan.tasks):
+        if not re.fullmatch(NAME, name):
+            raise ConfigError(f"{path} names a model {name!r}; names are of a-z, 0-9 and _, so plan again")
     return plan

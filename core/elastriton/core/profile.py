@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from elastriton.core.errors import ConfigError
@@ -46,10 +46,18 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A folder of files that belong together, relative to the profile, with one digest over all of them."""
+    """A folder of files that belong together, relative to the profile, with one digest over all of them.
+
+    Raises ConfigError where the path points elsewhere: it is read from files, and written to.
+    """
 
     path: str
     sha256: str
+
+    def __post_init__(self) -> None:
+        path = PurePosixPath(self.path)
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            raise ConfigError(f"artifact {self.path!r} points out of its folder; its path must be relative, without ..")
 
 
 @dataclass(frozen=True, slots=True)

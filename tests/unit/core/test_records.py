@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from elastriton.core.errors import ConfigError
-from elastriton.core.plan import Plan
+from elastriton.core.plan import Plan, load_plan
 from elastriton.core.profile import Profile
 from elastriton.core.records import dumps, load, loads
 
@@ -53,6 +53,29 @@ def test_real_profiles_and_plans_survive_the_round_trip(tiny_build: Path) -> Non
     for kind, name in ((Profile, "profile.json"), (Plan, "plan.json")):
         text = (tiny_build / name).read_text(encoding="utf-8")
         assert dumps(load(kind, tiny_build / name)) == text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            '"warm_decode": {',
+            '"../../escaped/warm_decode": {',
+            "names a model '../../escaped/warm_decode'",
+        ),
+        ('"path": "vit"', '"path": "../vit"', "artifact '../vit' points out of its folder"),
+        ('"path": "vit"', '"path": "/tmp/vit"', "artifact '/tmp/vit' points out of its folder"),
+        ('"path": "vit"', '"path": "."', r"artifact '\.' points out of its folder"),
+    ],
+)
+def test_a_plan_names_nothing_outside_its_folder(
+    tiny_build: Path, tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    text = (tiny_build / "plan.json").read_text(encoding="utf-8")
+    assert old in text
+    (tmp_path / "plan.json").write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        load_plan(tmp_path / "plan.json")
 
 
 def test_numbers_that_json_cannot_hold_are_refused() -> None:

@@ -188,7 +188,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "graph": (lambda r: (r / "vit_executor/1/vit/level_0.onnx").unlink(), "level 0 has no graph"),
     "weights": (lambda r: (r / "vit_executor/1/vit/weights.bin").write_bytes(b"x"), "not the one that was profiled"),
     "artifact": (lambda r: shutil.rmtree(r / "intent_cascade/1/intent_small0"), "intent_small0 is missing"),
-    "escape": (lambda r: edit(r / "vit_executor/1/plan.json", '"vit"', '"../vit"'), "points out of the repository"),
+    "escape": (
+        lambda r: edit(r / "vit_executor/1/plan.json", '"vit"', '"../vit"'),
+        "'../vit' points out of its folder",
+    ),
     "executor": (lambda r: shutil.rmtree(r / "vit_executor"), "calls the executor 'vit_executor'"),
     "scheduler": (lambda r: shutil.rmtree(r / "bert_scheduler"), "needs the scheduler 'bert_scheduler'"),
     "step": (lambda r: shutil.rmtree(r / "warm_decode"), "step 'warm_decode' is not there"),
