@@ -6,7 +6,8 @@ show it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from elastriton.core.plan import PLAN_FILE, CascadePlan, DecoderPlan, ExecutorPl
 from elastriton.core.policies import POLICIES
 from elastriton.core.profile import digest
 from elastriton.core.records import load
+from elastriton.generator.pbtxt import config as rendered
 from elastriton.generator.repository import CONFIG_FILE, VERSION_FOLDER, artifacts
 from elastriton.runtime.graphs import graph_file
 
@@ -48,10 +50,10 @@ def check(repository: Path) -> list[str]:
             findings.append(f"{folder.name}: {error}")
     for name, plan in plans.items():
         version = repository / name / VERSION_FOLDER
-        about = [*_artifacts(plan, version), *_references(plan, plans), *_forbidden(configs[name])]
+        calls = [*_references(plan, plans)]
+        about = [*_artifacts(plan, version), *calls, *_forbidden(configs[name])]
+        about += [] if calls else _differences(configs[name], plans)  # without those that it calls, nothing is rendered
         findings += [f"{name}: {finding}" for finding in about]
-    for name, config in configs.items():
-        findings += [f"{name}: {finding}" for finding in _steps(config, configs)]
     return findings
 
 
@@ -90,23 +92,69 @@ def _artifacts(plan: Any, version: Path) -> Iterator[str]:
 
 
 def _references(plan: Any, plans: dict[str, Any]) -> Iterator[str]:
-    """Calls between models that are not ensembles, which Triton itself cannot check."""
+    """Calls between models, and whether both ends are made for each other."""
     if isinstance(plan, SchedulerPlan):
         executor = plans.get(plan.executor)
         if not isinstance(executor, ExecutorPlan):
             yield f"calls the executor {plan.executor!r}, which is not there"
             return
-        unknown = {cell.gamma for cell in plan.latency} - {level.gamma for level in executor.levels}
-        if unknown:
-            yield f"plans levels {sorted(unknown)} that {plan.executor} does not have"
-        headless = sorted(plan.tasks.keys() - executor.heads.keys())
-        if headless:
-            yield f"serves tasks that {plan.executor} has no heads for: {headless}"
-        if plan.policy not in POLICIES:
-            yield f"policy {plan.policy!r} is unknown; there are {', '.join(sorted(POLICIES))}"
+        yield from _scheduling(plan, executor)
+    if isinstance(plan, DecoderPlan):
+        yield from _decoding(plan, plans)
+    entry = (CascadePlan if plan.cascade else DecoderPlan) if isinstance(plan, PublicTask) else None
+    if entry is not None and not isinstance(plans.get(plan.entry), entry):
+        yield f"step {plan.entry!r} is not there"
     scheduler = getattr(plan, "scheduler", None)
     if scheduler is not None and not isinstance(plans.get(scheduler), SchedulerPlan):
         yield f"needs the scheduler {scheduler!r}, which is not there"
+    elif scheduler is not None and plan.max_batch > plans[scheduler].max_batch:
+        yield f"max_batch {plan.max_batch} is above {plans[scheduler].max_batch}, that of {scheduler}"
+
+
+def _scheduling(plan: SchedulerPlan, executor: ExecutorPlan) -> Iterator[str]:
+    unknown = {cell.gamma for cell in plan.latency} - {level.gamma for level in executor.levels}
+    if unknown:
+        yield f"plans levels {sorted(unknown)} that {plan.executor} does not have"
+    headless = sorted(plan.tasks.keys() - executor.heads.keys())
+    if headless:
+        yield f"serves tasks that {plan.executor} has no heads for: {headless}"
+    if plan.policy not in POLICIES:
+        yield f"policy {plan.policy!r} is unknown; there are {', '.join(sorted(POLICIES))}"
+    largest = min(executor.max_batch, max((cell.batch for cell in plan.latency), default=0))
+    if plan.max_batch > largest:
+        yield f"max_batch {plan.max_batch} is above {largest}, the largest that was profiled and {plan.executor} takes"
+    wrong = [cell for cell in plan.latency if not (0 < cell.p50_ms < math.inf and 0 < cell.p99_ms < math.inf)]
+    if wrong:
+        yield f"has a batch that takes no time, or for ever: {wrong[0]}"
+
+
+def _decoding(plan: DecoderPlan, plans: dict[str, Any]) -> Iterator[str]:
+    """From its task to the scheduler and on to the executor, so far as they are there: who lacks one says so."""
+    scheduler = plans.get(getattr(plans.get(plan.task), "scheduler", ""))
+    if not isinstance(scheduler, SchedulerPlan) or plan.task not in scheduler.tasks:
+        yield f"decodes for the task {plan.task!r}, which no scheduler serves"
+        return
+    image = getattr(plans.get(scheduler.executor), "image", None)
+    if image is not None and (plan.image.height, plan.image.width) != (image.height, image.width):
+        sizes = f"{plan.image.height} x {plan.image.width} pixels, but {image.height} x {image.width}"
+        yield f"makes {sizes} are what {scheduler.executor} reads"
+
+
+def _differences(config: pb.ModelConfig, plans: dict[str, Any]) -> Iterator[str]:
+    """Where config.pbtxt is not what `generate` would write for plan.json, in what must not be edited."""
+    wanted = rendered(config.name, plans)
+    for field, value in FIXED.items():
+        if value(config) != value(wanted):
+            yield f"{field} is {value(config)} in {CONFIG_FILE}, but {value(wanted)} by {PLAN_FILE}"
+
+
+def _tensors(entries: Iterable[Any]) -> dict[str, tuple[str, list[int]]]:
+    return {one.name: (pb.DataType.Name(one.data_type), list(one.dims)) for one in entries}
+
+
+def _steps(config: pb.ModelConfig) -> list[Any]:
+    steps = config.ensemble_scheduling.step
+    return [(step.model_name, dict(step.input_map), dict(step.output_map)) for step in steps]
 
 
 def _forbidden(config: pb.ModelConfig) -> Iterator[str]:
@@ -117,31 +165,13 @@ def _forbidden(config: pb.ModelConfig) -> Iterator[str]:
         yield "has a response cache: its key leaves parameters out, so answers would ignore slo_ms and utility"
 
 
-def _steps(config: pb.ModelConfig, configs: dict[str, pb.ModelConfig]) -> Iterator[str]:
-    """An ensemble's wiring: its models exist, and the tensors on both ends have the same type and compatible shapes."""
-    known = {tensor.name: tensor for tensor in config.input}
-    for step in config.ensemble_scheduling.step:
-        model = configs.get(step.model_name)
-        if model is None:
-            yield f"step {step.model_name!r} is not there"
-            continue
-        if model.max_batch_size < config.max_batch_size:
-            yield f"max_batch_size {config.max_batch_size} is above {model.max_batch_size}, that of step {model.name}"
-        inputs = {tensor.name: tensor for tensor in model.input}
-        outputs = {tensor.name: tensor for tensor in model.output}
-        for inner, outer in step.input_map.items():
-            yield from _compare(model.name, inner, inputs.get(inner), known.get(outer))
-        known.update({outer: outputs[inner] for inner, outer in step.output_map.items() if inner in outputs})
-    for tensor in config.output if config.ensemble_scheduling.step else ():
-        yield from _compare("the ensemble", tensor.name, tensor, known.get(tensor.name))
-
-
-def _compare(where: str, name: str, wanted: Any, given: Any) -> Iterator[str]:
-    if wanted is None or given is None:
-        yield f"tensor {name} of {where} has no counterpart"
-        return
-    same_shape = len(wanted.dims) == len(given.dims) and all(
-        a == b or -1 in (a, b) for a, b in zip(wanted.dims, given.dims, strict=False)
-    )
-    if wanted.data_type != given.data_type or not same_shape:
-        yield f"tensor {name} of {where} is {list(wanted.dims)}, but {list(given.dims)} or another type is given"
+FIXED: dict[str, Callable[[pb.ModelConfig], Any]] = {
+    "backend": lambda config: config.platform or config.backend,
+    "max_batch_size": lambda config: config.max_batch_size,
+    "input": lambda config: _tensors(config.input),
+    "output": lambda config: _tensors(config.output),
+    "instance count": lambda config: sum(max(1, one.count) * max(1, len(one.gpus)) for one in config.instance_group),
+    "ensemble steps": _steps,
+    "decoupled": lambda config: config.model_transaction_policy.decoupled,
+}
+"""What must stay as generated. Devices, warm-ups, version policies, parameters and batching are the user's."""

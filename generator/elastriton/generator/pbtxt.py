@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from elastriton.core.plan import CascadePlan, DecoderPlan, ExecutorPlan, Plan, PublicTask, SchedulerPlan
+from elastriton.core.plan import CascadePlan, DecoderPlan, ExecutorPlan, PublicTask, SchedulerPlan
 
 Spec = tuple[str, str, Sequence[int]]
 
@@ -22,18 +22,21 @@ CASCADE: tuple[Spec, ...] = (LEVEL, GAMMA, FALLBACK)
 TOKENS: tuple[Spec, ...] = tuple((name, "INT64", [-1]) for name in ("INPUT_IDS", "ATTENTION_MASK", "TOKEN_TYPE_IDS"))
 
 
-def configs(plan: Plan) -> dict[str, pb.ModelConfig]:
-    """The configuration of every served model, by name."""
-    result = {name: _executor(name, executor) for name, executor in plan.executors.items()}
-    for name, scheduler in plan.schedulers.items():
-        result[name] = _scheduler(name, scheduler, plan.executors[scheduler.executor])
-    for name, decoder in plan.decoders.items():
-        result[name] = _decoder(name, decoder, plan.tasks[decoder.task].max_batch)
-    for name, cascade in plan.cascades.items():
-        result[name] = _cascade(name, cascade)
-    for name, task in plan.tasks.items():
-        result[name] = _ensemble(name, task)
-    return result
+def configs(parts: Mapping[str, Any]) -> dict[str, pb.ModelConfig]:
+    """The configuration of every served model, by name, from its part of a plan."""
+    return {name: config(name, parts) for name in parts}
+
+
+def config(name: str, parts: Mapping[str, Any]) -> pb.ModelConfig:
+    """The configuration of one served model; `parts` has those that it calls, too."""
+    part = parts[name]
+    if isinstance(part, ExecutorPlan):
+        return _executor(name, part)
+    if isinstance(part, SchedulerPlan):
+        return _scheduler(name, part, parts[part.executor])
+    if isinstance(part, DecoderPlan):
+        return _decoder(name, part, parts[part.task].max_batch)
+    return _cascade(name, part) if isinstance(part, CascadePlan) else _ensemble(name, part)
 
 
 def render(config: pb.ModelConfig) -> str:

@@ -33,7 +33,7 @@ _STALE_S = 24 * 3600.0
 def texts(plan: Plan) -> dict[str, str]:
     """Every text file of the repository, by its path in it: configurations and plans."""
     files = {}
-    for name, config in configs(plan).items():
+    for name, config in configs(parts(plan)).items():
         files[f"{name}/{CONFIG_FILE}"] = render(config)
         files[f"{name}/{VERSION_FOLDER}/{PLAN_FILE}"] = dumps(parts(plan)[name])
     return files

@@ -6,15 +6,17 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from elastriton.core.errors import ConfigError
-from elastriton.core.plan import Plan
+from elastriton.core.latency import Cell
+from elastriton.core.plan import Plan, PublicTask, SchedulerPlan
 from elastriton.core.profile import Artifact
-from elastriton.core.records import load
+from elastriton.core.records import dumps, load
 from elastriton.generator import repository as module
 from elastriton.generator.check import check
 from elastriton.generator.pbtxt import configs, render
@@ -31,7 +33,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_configs_survive_a_round_trip_and_are_complete(plan: Plan) -> None:
-    for name, config in configs(plan).items():
+    for name, config in configs(parts(plan)).items():
         assert text_format.Parse(render(config), pb.ModelConfig()) == config
         assert config.name == name
         assert config.max_batch_size > 0
@@ -41,7 +43,7 @@ def test_configs_survive_a_round_trip_and_are_complete(plan: Plan) -> None:
 
 
 def test_public_tensors_are_as_promised(plan: Plan) -> None:
-    served = configs(plan)
+    served = configs(parts(plan))
 
     def tensors(entries: list[pb.ModelInput]) -> dict[str, tuple[str, list[int]]]:
         return {entry.name: (pb.DataType.Name(entry.data_type), list(entry.dims)) for entry in entries}
@@ -168,6 +170,10 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
+def replan(path: Path, kind: type[Any], **changes: Any) -> None:
+    path.write_text(dumps(replace(load(kind, path), **changes)), encoding="utf-8")
+
+
 def as_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
@@ -195,8 +201,42 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "executor": (lambda r: shutil.rmtree(r / "vit_executor"), "calls the executor 'vit_executor'"),
     "scheduler": (lambda r: shutil.rmtree(r / "bert_scheduler"), "needs the scheduler 'bert_scheduler'"),
     "step": (lambda r: shutil.rmtree(r / "warm_decode"), "step 'warm_decode' is not there"),
-    "shape": (lambda r: edit(r / "colour_decode/config.pbtxt", "[32, 32, 3]", "[64, 32, 3]"), "tensor PIXELS"),
-    "type": (lambda r: edit(r / "colour/config.pbtxt", "TYPE_INT32", "TYPE_INT64"), "tensor GAMMA"),
+    "shape": (
+        lambda r: edit(r / "colour_decode/config.pbtxt", "[32, 32, 3]", "[64, 32, 3]"),
+        "output is {'PIXELS': ('TYPE_UINT8', [64, 32, 3])",
+    ),
+    "type": (lambda r: edit(r / "colour/config.pbtxt", "TYPE_INT32", "TYPE_INT64"), "'GAMMA': ('TYPE_INT64', [1])"),
+    "executor batch": (
+        lambda r: edit(r / "vit_executor/config.pbtxt", "max_batch_size: 8", "max_batch_size: 2"),
+        "vit_executor: max_batch_size is 2 in config.pbtxt, but 8 by the plan.jsons",
+    ),
+    "count": (lambda r: edit(r / "vit_executor/config.pbtxt", "count: 2", "count: 5"), "instance count is 5"),
+    "classes": (lambda r: edit(r / "vit_executor/config.pbtxt", "dims: [3]", "dims: [7]"), "('TYPE_FP32', [7])"),
+    "wiring": (
+        lambda r: edit(r / "colour/config.pbtxt", 'model_name: "colour_decode"', 'model_name: "warm_decode"'),
+        "colour: ensemble steps is [('warm_decode', ",
+    ),
+    "decoupled": (
+        lambda r: edit(
+            r / "vit_executor/config.pbtxt", "input {", "model_transaction_policy { decoupled: true } input {"
+        ),
+        "decoupled is True",
+    ),
+    "no latency": (
+        lambda r: replan(r / "vit_scheduler/1/plan.json", SchedulerPlan, latency=()),
+        "max_batch 8 is above 0, the largest that was profiled",
+    ),
+    "no time": (
+        lambda r: replan(r / "vit_scheduler/1/plan.json", SchedulerPlan, latency=(Cell(0, 17, 8, 0.0, 1.0, 1),)),
+        "has a batch that takes no time, or for ever: Cell(gamma=0",
+    ),
+    "too large": (lambda r: replan(r / "vit_scheduler/1/plan.json", SchedulerPlan, max_batch=16), "16 is above 8"),
+    "public batch": (lambda r: replan(r / "colour/1/plan.json", PublicTask, max_batch=9), "max_batch 9 is above 8"),
+    "nobody's": (lambda r: edit(r / "colour_decode/1/plan.json", '"colour"', '"color"'), "which no scheduler serves"),
+    "pixels": (
+        lambda r: edit(r / "colour_decode/1/plan.json", '"height": 32', '"height": 64'),
+        "makes 64 x 32 pixels, but 32 x 32 are what vit_executor reads",
+    ),
     "policy": (lambda r: edit(r / "vit_scheduler/1/plan.json", "joint", "magic"), "policy 'magic' is unknown"),
     "cache": (
         lambda r: edit(r / "colour/config.pbtxt", "max_batch_size", "response_cache { enable: true }\nmax_batch_size"),
@@ -218,6 +258,18 @@ def test_damage_is_found(tmp_path: Path, tiny_repository: Path, what: str) -> No
     shutil.copytree(tiny_repository, copy)
     damage(copy)
     assert message in "\n".join(check(copy))
+
+
+def test_what_a_user_may_choose_is_no_finding(tmp_path: Path, tiny_repository: Path) -> None:
+    copy = tmp_path / "repository"
+    shutil.copytree(tiny_repository, copy)
+    devices = "instance_group {\n  kind: KIND_GPU\n  gpus: [0, 1]\n"
+    edit(copy / "vit_executor/config.pbtxt", "instance_group {\n  count: 2\n  kind: KIND_CPU\n", devices)
+    with (copy / "vit_executor/config.pbtxt").open("a") as file:
+        file.write(
+            'version_policy { latest { num_versions: 1 } }\nparameters { key: "a" value { string_value: "b" } }\n'
+        )
+    assert check(copy) == []
 
 
 def test_no_repository_at_all(tmp_path: Path) -> None:
