@@ -47,8 +47,9 @@ class Answer:
     task, which has a `score` instead. `gamma` is the token level the server chose: below 0 it merged tokens to be
     faster, 0 is the plain model, above 0 it added prompts. `level` is the model of a cascade that answered, 0 being the
     smallest; None for images without a cascade, and always 1 for texts without small models. `fallback` says that a
-    small model was unsure, and answered only because the deadline left no time for the large one. `latency_ms` is the
-    time from sending the request to having its answer, without the wait for a free slot of `max_in_flight`.
+    small model was unsure, and its answer stands because the large one had no time for it, or cannot read it.
+    `latency_ms` is the time from sending the request to having its answer, without the wait for a free slot of
+    `max_in_flight`.
     """
 
     task: str
