@@ -208,7 +208,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "type": (lambda r: edit(r / "colour/config.pbtxt", "TYPE_INT32", "TYPE_INT64"), "'GAMMA': ('TYPE_INT64', [1])"),
     "executor batch": (
         lambda r: edit(r / "vit_executor/config.pbtxt", "max_batch_size: 8", "max_batch_size: 2"),
-        "vit_executor: max_batch_size is 2 in config.pbtxt, but 8 by the plan.jsons",
+        "vit_executor: max_batch_size is 2 in config.pbtxt, but 8 by plan.json",
     ),
     "count": (lambda r: edit(r / "vit_executor/config.pbtxt", "count: 2", "count: 5"), "instance count is 5"),
     "classes": (lambda r: edit(r / "vit_executor/config.pbtxt", "dims: [3]", "dims: [7]"), "('TYPE_FP32', [7])"),
