@@ -173,6 +173,8 @@ def _item(number: int, item: Any) -> tuple[tuple[str, ...], str]:
     parts = tuple(text) if isinstance(text, list) else (text,)
     if not all(isinstance(part, str) for part in parts):
         raise ValueError(f"item {number} is neither a text nor a list of two")
+    if isinstance(label, bool) or not isinstance(label, str | int | float):
+        raise ValueError(f"the label of item {number} is {json.dumps(label)[:60]}; it must be a text or a number")
     try:
         "".join(parts).encode()
     except UnicodeEncodeError as error:  # JSON may hold one half of a pair of surrogates

@@ -128,6 +128,12 @@ def test_quotes_mean_nothing_in_a_tsv_and_something_in_a_csv(tmp_path: Path) -> 
         ("d.json", b'{"items": ["ab"]}', r'item 1 is "ab"; write \[text, label\]'),
         ("d.json", b'{"items": [["a", "b", "c"]]}', r'item 1 is \["a", "b", "c"\]; write \[text, label\]'),
         ("d.json", b'{"items": {"ab": 1}}', "it has no list of items; write"),
+        (
+            "d.json",
+            b'{"items": [["a", "pos"], ["b", null]]}',
+            "the label of item 2 is null; it must be a text or a number",
+        ),
+        ("d.json", b'{"items": [["a", true]]}', "the label of item 1 is true; it must be"),
         ("d.json", b'[["a", "b"]]', "it has no list of items; write"),
         (
             "d.json",
