@@ -20,6 +20,9 @@ from typing import ClassVar
 LONGEST = 500
 """Characters of a message: it travels in a trailer of gRPC, at up to twelve bytes each, and over 8 KiB are lost."""
 
+UNLOADED = "the model is being unloaded; retry on another replica"
+"""What is said to those who still wait when a model is taken down, and to those who come behind."""
+
 
 class ElastritonError(Exception):
     """The base of every error this project raises on purpose."""

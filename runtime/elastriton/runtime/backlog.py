@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Generic, TypeVar
 
-from elastriton.core.errors import Unavailable
+from elastriton.core.errors import UNLOADED, Unavailable
 from elastriton.runtime.outbox import guarded, started
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ class Backlog(Generic[T]):
         """
         with self._wake:
             if self._stopped:
-                raise Unavailable("the model is being unloaded; retry on another replica")
+                raise Unavailable(UNLOADED)
             if self._thread is None:
                 self._thread = started(self._name, self._run)
             room = self._room - len(self._waiting)

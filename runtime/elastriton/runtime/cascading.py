@@ -23,7 +23,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from elastriton.core.cascade import accepts, blend
-from elastriton.core.errors import Internal, InvalidInput, Rejected, RequestError, Unavailable
+from elastriton.core.errors import UNLOADED, Internal, InvalidInput, Rejected, RequestError, Unavailable
 from elastriton.core.parameters import parse_options
 from elastriton.core.plan import CascadePlan
 from elastriton.runtime.auditing import AuditObserver, Auditor
@@ -116,7 +116,7 @@ class CascadeService:
         for backlog in self._backlogs:
             left += backlog.stop()
         for sample in left:
-            self._fail(sample, Unavailable("the model is being unloaded; retry on another replica"))
+            self._fail(sample, Unavailable(UNLOADED))
         self._watchdog.stop()
         for backlog in self._backlogs:
             backlog.join()

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from elastriton.core.errors import Internal, RequestError, Unavailable
+from elastriton.core.errors import UNLOADED, Internal, RequestError, Unavailable
 from elastriton.runtime.executor import Arrays
 from elastriton.runtime.outbox import Outbox, guarded, started
 
@@ -142,7 +142,7 @@ class Watchdog:
             self._wake.notify_all()
             replies = [reply for _, reply in self._open.values()]
         for reply in replies:
-            guarded(partial(reply.send, Unavailable("the model is being unloaded; retry on another replica")))
+            guarded(partial(reply.send, Unavailable(UNLOADED)))
         if self._thread is not None:
             self._thread.join(timeout=5.0)
 

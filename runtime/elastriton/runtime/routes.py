@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Generic, TypeVar
 
-from elastriton.core.errors import Unavailable
+from elastriton.core.errors import UNLOADED, Unavailable
 from elastriton.runtime.outbox import guarded, started
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class Routes(Generic[T]):
         """
         with self._wake:
             if self._stopped:
-                raise Unavailable("the model is being unloaded; retry on another replica")
+                raise Unavailable(UNLOADED)
             if self._asked + len(self._waiting) >= self._room:
                 return False
             if self._asked + len(self._waiting) >= len(self._threads) < self._most:
