@@ -59,7 +59,7 @@ POLICY_NAMES = ("ours", "largest-batch", "otas", "slackfit", "infaas", "pets", "
 TRACE_NAMES = ("step", "mmpp", "azure-code")
 TRIES = 6
 PACED = 10  # batches
-ROUNDS = 5
+ROUNDS = 3
 
 console = Console(width=150)
 Samples = dict[str, list[Sample]]

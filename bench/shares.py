@@ -1,31 +1,27 @@
 """Who gets the cores: an encoder that always has work, and requests that need none, side by side.
 
-    make demo && python bench/shares.py        (about 2 minutes; writes bench/results/shares.json)
+    make demo && python bench/shares.py        (about 6 minutes; writes bench/results/shares.json)
 
 A server rejects every request (as for surroundings.py's `host_ms`), sent at several rates, the last of them more than
-it keeps up with; the same again while another process encodes full batches at one level. `requests` is how many per
-second of the rate came through, ÷ that without an encoder beside it; `encoder` its speed, ÷ that without requests. At
-the last rate `requests` is host.py's SHARE: both have work all the time.
+it keeps up with; the same again beside an encoder that never rests (restless.py), at one level. `requests` is how many
+per second came through, ÷ that without the encoder; `encoder` its speed, ÷ that without requests; `lost_ms` what it
+loses of its time by each request. At the last rate `requests` is host.py's SHARE: both have work all the time.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
-from multiprocessing.connection import Connection
+from functools import partial
 from pathlib import Path
-from statistics import fmean
 
 import numpy as np
 from overhead import ROOT, TASK, executor_of, only_level
+from restless import BATCH, Restless, restless
 from spread import spread
-from surroundings import HOPELESS_MS, ended, lasted_s
+from surroundings import SATURATING_PER_S, lost_ms, rejected
 
 from elastriton.core.plan import PLAN_FILE, Plan
 from elastriton.core.records import load
@@ -34,13 +30,10 @@ from elastriton.generator.data import load_data
 from elastriton.generator.machine import this_machine
 from elastriton.generator.repository import generate
 from elastriton.generator.serve import Server
-from elastriton.runtime.executor import load_executor
 from elastriton.runtime.images import decode_image
 
-RATES = (300.0, 600.0, 5000.0)
-SENT_S, AT_LEAST, AT_MOST = 1.5, 300, 1000
-
-Span = tuple[float, float]
+RATES = (50.0, 100.0, 300.0, 600.0, SATURATING_PER_S)
+SENT_S, AT_MOST = 3.0, 1500
 
 
 def main() -> None:
@@ -54,6 +47,8 @@ def main() -> None:
     config = load_config(ROOT / "examples/demo/elastriton.yaml").tasks[TASK]
     assert config.data is not None
     images = list(load_data(ROOT / "examples/demo" / config.data.path).images)
+    spec = plan.decoders[f"{TASK}_decode"].image
+    pixels = np.stack([decode_image(image, spec) for image in images[:BATCH]])
     gammas = {point.gamma for point in plan.schedulers[plan.tasks[TASK].scheduler].tasks[TASK].accuracy}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -61,75 +56,27 @@ def main() -> None:
         with Server(Path(folder) / "repository", log=Path(folder) / "log") as server:
             url = f"grpc://{server.grpc_url}"
             for gamma in (0, min(gammas)):
-                for rate in RATES:
-                    rows.append(beside(url, arguments.build, images, gamma, rate, arguments.rounds))
-                    print(json.dumps(rows[-1]))
+                with restless(executor_of(plan), arguments.build, pixels, gamma) as encoder:
+                    for rate in RATES:
+                        found = beside(encoder, url, images, rate, arguments.rounds)
+                        rows.append({"gamma": gamma, "rate_per_s": rate} | found)
+                        print(json.dumps(rows[-1]))
     result = {"rows": rows, "rounds": arguments.rounds, "machine": asdict(this_machine())}
     arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def beside(url: str, build: Path, images: list[bytes], gamma: int, rate: float, rounds: int) -> dict[str, object]:
-    """The encoder at a level and requests at a rate, with and without each other, in turns."""
-    requests, encoder = [], []
-    with encoding(build, images, gamma) as switch:
-        for turn in range(rounds):
-            _, alone = rejected(url, images, rate, turn)
-            switch.send("on")
-            time.sleep(SENT_S / 3)
-            quiet = (time.perf_counter(), time.perf_counter() + SENT_S)
-            time.sleep(SENT_S)
-            loud, together = rejected(url, images, rate, turn)
-            switch.send("off")
-            batches: list[Span] = switch.recv()
-            requests.append(together / alone)
-            encoder.append(mean_s(batches, quiet) / mean_s(batches, loud))
-    return {"gamma": gamma, "rate_per_s": rate, "requests": spread(requests), "encoder": spread(encoder)}
-
-
-def rejected(url: str, images: list[bytes], rate: float, seed: int) -> tuple[Span, float]:
-    """Send images that cannot be answered in time: from when to when, and how many per second came back."""
-    n = int(min(max(SENT_S * rate, AT_LEAST), AT_MOST))
-    begun_s = time.perf_counter()
-    took_s = lasted_s(ended(url, [images[index % len(images)] for index in range(n)], rate, HOPELESS_MS, False, seed))
-    ended_s = time.perf_counter()
-    return (max(begun_s, ended_s - took_s), ended_s), n / took_s
-
-
-def mean_s(batches: list[Span], during: Span) -> float:
-    """The mean time of the batches that lie within a span."""
-    return fmean(end_s - start_s for start_s, end_s in batches if during[0] <= start_s and end_s <= during[1])
-
-
-@contextmanager
-def encoding(build: Path, images: list[bytes], gamma: int) -> Iterator[Connection]:
-    """A process that encodes between `on` and `off`, and then sends the start and the end of every batch."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=encode, args=(build, images, gamma, theirs), daemon=True)
-    process.start()
-    ours.recv()
-    try:
-        yield ours
-    finally:
-        ours.send("end")
-        process.join()
-
-
-def encode(build: Path, images: list[bytes], gamma: int, switch: Connection) -> None:
-    """The process's loop."""
-    plan = load(Plan, build / PLAN_FILE)
-    executor = load_executor(executor_of(plan), build)
-    spec = plan.decoders[f"{TASK}_decode"].image
-    batch = np.stack([decode_image(image, spec) for image in images[: executor.max_batch]])
-    switch.send("ready")
-    while switch.recv() == "on":
-        spans: list[Span] = []
-        while not switch.poll():
-            start_s = time.perf_counter()
-            executor.logits({"pixels": batch}, [TASK] * len(batch), gamma)
-            spans.append((start_s, time.perf_counter()))
-        switch.recv()
-        switch.send(spans)
+def beside(encoder: Restless, url: str, images: list[bytes], rate: float, rounds: int) -> dict[str, dict[str, float]]:
+    """Encoder and requests at a rate, with and without each other, in turns."""
+    n = min(int(SENT_S * rate), AT_MOST)
+    sent = [images[index % len(images)] for index in range(n)]
+    figures: dict[str, list[float]] = {"requests": [], "encoder": [], "lost_ms": []}
+    for turn in range(rounds):
+        from_s, to_s = rejected(url, sent, rate, turn)
+        speed, span = encoder.beside(partial(rejected, url, sent, rate, turn))
+        figures["requests"].append((to_s - from_s) / (span[1] - span[0]))
+        figures["encoder"].append(speed)
+        figures["lost_ms"].append(lost_ms(speed, span, n))
+    return {name: spread(values) for name, values in figures.items()}
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ Requests meet a server of the fastest level alone, and are sent as bench/live.py
 - `host_ms`: what a request takes of the whole machine (client, transport, decoding, a short answer): the time per
   request of a burst whose deadlines are so short that the scheduler rejects them all.
 - `late_ms`: the same of requests that say when they were sent, so that decoders know they are late and turn them away.
-- `calm_ms`: what a rejected request takes where nothing else is under way, of processor time: every thread on its way
-  is woken for it alone, on cores that have slept.
+- `calm_ms`: what the encoder loses of its time by a rejected request that comes alone (restless.py): every thread on
+  its way is woken for it, and a part of a batch that has to wait holds up the whole of it.
 - `call_ms`: how much longer one sample takes through the scheduler and a call between models than bare.
 - `slower`: what full batches take bare now, ÷ what the profile says.
 - `answer_ms`: what a sample takes in addition where it is answered. It is what a simulated burst needs to last as long
@@ -25,9 +25,8 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import psutil
-from numpy.typing import NDArray
 from overhead import SLO_MS, TASK, alike, executor_of, only_level, take_turns
+from restless import BATCH, Pixels, Restless, Span, restless
 from setting import Setting, Task
 from simulator import simulate
 
@@ -40,8 +39,6 @@ from elastriton.generator.repository import generate
 from elastriton.generator.serve import Server
 from elastriton.runtime.executor import ElasticExecutor, load_executor
 from elastriton.runtime.images import decode_image
-
-Pixels = NDArray[np.uint8]
 
 HOPELESS_MS = 0.5  # less than any level takes, and than any request is under way
 SATURATING_PER_S = 5000.0  # more than the server turns away, however small the encoder
@@ -72,12 +69,14 @@ def measured(plan: Plan, build: Path, images: list[bytes], rounds: int, gamma: i
     spec = plan.decoders[f"{TASK}_decode"].image
     few = images[:SINGLES]
     full = np.stack([decode_image(image, spec) for image in images[: executor.max_batch]])
+    calm = [images[index % len(images)] for index in range(CALM_REQUESTS)]
     ms_each = 1000.0 / len(images)
     with tempfile.TemporaryDirectory() as folder:
         generate(only_level(plan, gamma), build, Path(folder) / "repository")
         with (
             Server(Path(folder) / "repository", log=Path(folder) / "log") as server,
             Client(url := f"grpc://{server.grpc_url}", timeout_s=120.0) as client,
+            restless(executor_of(plan), build, full[:BATCH], gamma) as encoder,
         ):
             return take_turns(
                 rounds,
@@ -85,7 +84,7 @@ def measured(plan: Plan, build: Path, images: list[bytes], rounds: int, gamma: i
                     "burst_s": lambda: burst_s(url, images, SLO_MS, True),
                     "host_ms": lambda: ms_each * burst_s(url, images, HOPELESS_MS, False),
                     "late_ms": lambda: ms_each * burst_s(url, images, HOPELESS_MS, True),
-                    "calm_ms": lambda: calmly_ms(url, images[:CALM_REQUESTS]),
+                    "calm_ms": lambda: calmly_ms(encoder, url, calm),
                     "full_ms": lambda: bare_ms(executor, [full] * (len(images) // len(full)), gamma),
                     "call_ms": lambda: (
                         called_ms(server, client, few)
@@ -100,12 +99,22 @@ def burst_s(url: str, images: list[bytes], slo_ms: float, same_clock: bool) -> f
     return lasted_s(ended(url, images, SATURATING_PER_S, slo_ms, same_clock))
 
 
-def calmly_ms(url: str, images: list[bytes]) -> float:
-    """What a rejected request takes of all cores together where they come one by one."""
-    before_s = _busy_s()
-    ended(url, images, CALM_PER_S, HOPELESS_MS, same_clock=False)
-    cores: int = psutil.cpu_count()
-    return 1000.0 * (_busy_s() - before_s) / (cores * len(images))
+def calmly_ms(encoder: Restless, url: str, images: list[bytes]) -> float:
+    """What an encoder loses by each rejected request where they come one by one."""
+    speed, span = encoder.beside(lambda: rejected(url, images, CALM_PER_S, seed=0))
+    return lost_ms(speed, span, len(images))
+
+
+def rejected(url: str, images: list[bytes], per_s: float, seed: int) -> Span:
+    """Send images that cannot be answered in time: from when to when they were under way."""
+    took_s = lasted_s(ended(url, images, per_s, HOPELESS_MS, same_clock=False, seed=seed))
+    ended_s = time.perf_counter()
+    return ended_s - took_s, ended_s
+
+
+def lost_ms(speed: float, span: Span, requests: int) -> float:
+    """What each of the requests of a span took of an encoder that ran at `speed` x its own."""
+    return 1000.0 * (1.0 - speed) * (span[1] - span[0]) / requests
 
 
 def answering_ms(setting: Setting, gamma: int, requests: int, took_s: float) -> float:
@@ -150,12 +159,6 @@ def ended(url: str, images: list[bytes], per_s: float, slo_ms: float, same_clock
 def lasted_s(sent: list[Sent]) -> float:
     """From the first arrival to the last outcome."""
     return max(one.at_s + one.latency_ms / 1000.0 for one in sent) - sent[0].at_s
-
-
-def _busy_s() -> float:
-    """How long this machine's cores have worked, for whomever."""
-    times = psutil.cpu_times()
-    return float(times.user + times.nice + times.system + times.irq + times.softirq)
 
 
 def _batches(server: Server) -> tuple[float, float]:

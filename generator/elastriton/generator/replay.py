@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
+from itertools import cycle, zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -99,16 +99,12 @@ def labelled_samples(config: Config, base: Path, tasks: Sequence[str] = ()) -> d
 
 
 def draw(samples: Mapping[str, Sequence[Sample]], n: int, seed: int) -> list[Sample]:
-    """`n` samples, their tasks drawn evenly; each task's samples come in turn."""
+    """`n` samples, their tasks drawn evenly; each task's samples come in an order of the seed, all before one again."""
     rng = np.random.default_rng([seed, 1])
     names = list(samples)
-    taken: Counter[str] = Counter()
-    drawn = []
-    for index in rng.integers(len(names), size=n):
-        name = names[index]
-        drawn.append(samples[name][taken[name] % len(samples[name])])
-        taken[name] += 1
-    return drawn
+    chosen = [names[index] for index in rng.integers(len(names), size=n)]
+    order = {name: cycle(rng.permutation(len(own)).tolist()) for name, own in samples.items()}
+    return [samples[name][next(order[name])] for name in chosen]
 
 
 async def replay(

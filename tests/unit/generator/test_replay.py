@@ -194,12 +194,17 @@ def test_where_the_profile_uses_all_data_it_says_so(tiny_project: Path) -> None:
         labelled_samples(config.model_copy(update={"tasks": {"colour": greedy}}), tiny_project)
 
 
-def test_tasks_are_drawn_evenly_and_samples_in_turn() -> None:
-    drawn = draw({"pets": [CAT, DOG], "intents": [TEXT]}, 400, seed=3)
+def test_tasks_are_drawn_evenly_and_samples_in_an_order_of_the_seed() -> None:
+    cats = [replace(CAT, label=f"cat {number}") for number in range(20)]
+    samples = {"pets": cats, "intents": [TEXT]}
+    drawn = draw(samples, 400, seed=3)
     pets = [sample for sample in drawn if sample.task == "pets"]
-    assert pets[:4] == [CAT, DOG, CAT, DOG]
     assert 150 < len(pets) < 250
-    assert drawn == draw({"pets": [CAT, DOG], "intents": [TEXT]}, 400, seed=3)
+    assert sorted(pets[:20], key=cats.index) == cats, "each once before one comes again"
+    assert pets[20:40] == pets[:20]
+    assert drawn == draw(samples, 400, seed=3)
+    others = [sample for sample in draw(samples, 400, seed=4) if sample.task == "pets"]
+    assert others[:20] != pets[:20], "a replay of another seed sends others first"
 
 
 def test_a_replay_is_saved_read_and_drawn(tmp_path: Path) -> None:
