@@ -1,1 +1,4 @@
-"""Decisions and data: the standard library and numpy; no clock, no threads, no torch. Time is an argument."""
+"""Decisions and data; no clock, no threads, no torch. Time is an argument.
+
+The standard library and numpy; numba for the policy `joint`.
+"""

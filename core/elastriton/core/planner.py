@@ -1,4 +1,4 @@
-"""Profile and goals to Plan: keep the levels that pay, choose thresholds, lay out the served models."""
+"""Profile and goals to Plan: keep the levels that pay, and lay out the served models."""
 
 from __future__ import annotations
 

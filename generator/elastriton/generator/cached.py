@@ -1,6 +1,6 @@
 """What every model of a cascade says of every labelled sample: each ran once, and any plan can be judged from it.
 
-<artifacts>/<task>_cascade/cached.safetensors    written by `profile`, read by `plan` (generator/search.py)
+<artifacts>/<task>_cascade/cached.safetensors    written by `profile`, read by `plan` (generator/goals.py)
 """
 
 from __future__ import annotations

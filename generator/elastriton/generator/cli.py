@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer import Argument, Option
 
-from elastriton.core.errors import ElastritonError
+from elastriton.core.errors import ConfigError, ElastritonError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -219,9 +219,11 @@ def replay(
     from elastriton.generator.report import check_kind, draw_report, load_all, save
     from elastriton.generator.show import show_replay
 
-    _make_folders(json_file, report)
     if report is not None:
         check_kind(report)
+    elif against:
+        raise ConfigError("--against draws other replays beside this one; give --report, too")
+    _make_folders(json_file, report)
     earlier = load_all(against or ())
     samples = labelled_samples(load_config(config), config.parent, task or ())
     arrivals = make_load(trace, requests, rate, seed)

@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from elastriton.core.errors import ConfigError
 from elastriton.core.names import MAX_SMALL, NAME, clashes
-from elastriton.core.parameters import MAX_SLO_MS
+from elastriton.core.parameters import MAX_SLO_MS, MAX_UTILITY
 from elastriton.core.policies import POLICIES
 
 T = TypeVar("T")
@@ -140,7 +140,7 @@ class TaskConfig(_Strict):
 
     encoder: Name
     slo_ms: Annotated[float, Field(gt=0, le=MAX_SLO_MS)]
-    utility: Positive = 1.0
+    utility: Annotated[float, Field(gt=0, le=MAX_UTILITY)] = 1.0
     floor: Annotated[float, Field(ge=0, lt=1)] = 0.0
     objective: Literal["classification", "regression"] = "classification"
     inputs: Literal[1, 2] = 1

@@ -171,7 +171,7 @@ def _item(number: int, item: Any) -> tuple[tuple[str, ...], str]:
         raise ValueError(f"item {number} is {json.dumps(item)[:60]}; write [text, label]")
     text, label = item
     parts = tuple(text) if isinstance(text, list) else (text,)
-    if not all(isinstance(part, str) for part in parts):
+    if (isinstance(text, list) and len(text) != 2) or not all(isinstance(part, str) for part in parts):
         raise ValueError(f"item {number} is neither a text nor a list of two")
     if isinstance(label, bool) or not isinstance(label, str | int | float):
         raise ValueError(f"the label of item {number} is {json.dumps(label)[:60]}; it must be a text or a number")

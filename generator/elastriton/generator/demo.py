@@ -17,7 +17,7 @@ from typing import Any
 from rich.table import Table
 
 from elastriton.client import Answer, Client, RejectedError
-from elastriton.core.errors import ConfigError
+from elastriton.core.errors import ConfigError, ElastritonError
 from elastriton.core.latency import LatencyTable
 from elastriton.core.plan import PLAN_FILE, Plan
 from elastriton.core.records import dumps
@@ -123,12 +123,12 @@ def _in_burst(plan: Plan, task: str) -> int:
 
 
 def _ask(client: Client, task: str, data: Labelled, slo_ms: float | None) -> list[Answer | RejectedError]:
-    """The answers to all samples, and the rejections; raises the first other error."""
+    """The answers to all samples, and the rejections. Raises ElastritonError for the first other error."""
     texts = [parts[0] if len(parts) == 1 else (parts[0], parts[1]) for parts in data.texts]
     outcomes = client.classify(task, images=data.images or None, texts=texts or None, slo_ms=slo_ms, return_errors=True)
     for outcome in outcomes:
         if not isinstance(outcome, Answer | RejectedError):
-            raise outcome
+            raise ElastritonError(f"task {task} was not answered: {type(outcome).__name__}: {outcome}") from outcome
     return [outcome for outcome in outcomes if isinstance(outcome, Answer | RejectedError)]
 
 

@@ -95,7 +95,7 @@ def fixed_sequence(p_values: Iterable[float], delta: float) -> int:
 def pareto_order(risk: Sequence[float], cost: Sequence[float]) -> tuple[int, ...]:
     """The indices of the settings that no other beats in both risk and cost, by rising risk and so falling cost.
 
-    For Pareto testing: order these by their p-values on the order split, then test them on the certify split.
+    For Pareto testing: test them in this order, on samples that had no say in it.
     Of settings with equal risk and cost the first is kept.
     """
     front: list[int] = []

@@ -115,8 +115,9 @@ def _recorded(file: Path) -> Floats:
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             stamps = [datetime.fromisoformat(_MORE_DIGITS.sub("", row["TIMESTAMP"])) for row in csv.DictReader(lines)]
+        seconds = [(stamp - stamps[0]).total_seconds() for stamp in stamps]  # all with a time zone, or none
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise ConfigError(f"trace {file} is no .csv with a column TIMESTAMP: {type(error).__name__}: {error}") from None
-    if len(set(stamps)) < 2:
-        raise ConfigError(f"trace {file} has {len(set(stamps))} different times; it needs two at least")
-    return np.sort(np.array([(stamp - stamps[0]).total_seconds() for stamp in stamps]))
+    if len(set(seconds)) < 2:
+        raise ConfigError(f"trace {file} has {len(set(seconds))} different times; it needs two at least")
+    return np.sort(np.array(seconds))

@@ -1,4 +1,5 @@
 """The encoders and what runs them: token operations, executors, the worker thread, and the seam to Triton.
 
-`vit`, `text`, `models`, `tokens` and `torch_executor` need torch; everything that a CPU stub imports does not.
+`vit`, `bert`, `text`, `importance`, `models`, `tokens`, `torch_encoder` and `cuda_graphs` need torch; nothing
+else does, so that a stub on the CPU starts without it.
 """

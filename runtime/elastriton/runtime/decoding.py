@@ -47,14 +47,15 @@ class DecodingService:
         """The pixels of a request's images, and their task for each.
 
         Raises InvalidInput for bad parameters and for bytes that are no image; Rejected, without decoding any, where
-        the request has been under way for so long that not even the fastest level could answer it in time.
+        less is left of the request's time than half, and than decoding and the fastest level take on a busy machine.
         """
         options = parse_options(parameters, timeout_us)
         images = inputs["IMAGE"].ravel()
         slo_ms, waited_ms = options.slo_ms or self._plan.slo_ms, options.waited_ms(time.time() * 1000.0)
         if waited_ms and slo_ms - waited_ms <= min(BUSY * self._plan.needed_ms, slo_ms / 2.0):
             self._note_lost(images, options, "rejected")
-            needed = f"decoding and the fastest level need {self._plan.needed_ms:.1f} ms on an idle machine"
+            alone = f"{self._plan.needed_ms:.1f} ms on an idle machine"
+            needed = f"decoding and the fastest level, {alone}, may take {BUSY:g} x as long"
             late = hopeless(slo_ms - waited_ms, needed)
             raise by_the_senders_clock(late, waited_ms, slo_ms)
         plan = self._plan

@@ -109,6 +109,8 @@ class SchedulingService:
         if not ids.shape == mask.shape == segments.shape:
             shapes = f"{list(ids.shape)}, {list(mask.shape)} and {list(segments.shape)}"
             raise InvalidInput(f"INPUT_IDS, ATTENTION_MASK and TOKEN_TYPE_IDS are {shapes}; send them of one shape")
+        if not np.array_equal(mask, np.arange(mask.shape[1]) < mask.sum(axis=1, keepdims=True)):
+            raise InvalidInput("ATTENTION_MASK must be ones, and then zeros: pad texts behind their end")
         encodings = unpad(ids, mask, segments)
         for encoding in encodings:
             if not 0 < len(encoding) <= longest:

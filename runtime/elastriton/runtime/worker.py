@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Literal, Protocol
 
 from elastriton.core.drift import Drift
-from elastriton.core.errors import Internal, RequestError, Unavailable
+from elastriton.core.errors import UNLOADED, Internal, RequestError, Unavailable
 from elastriton.core.policy import Decision
 from elastriton.core.queue import Item
 from elastriton.core.scheduler import Ended, Scheduler, hopeless
@@ -84,7 +84,7 @@ class Worker:
         with self._wake:
             if self._stopped:
                 self._note_lost(items, "failed")
-                raise Unavailable("the scheduler is being unloaded; retry on another replica")
+                raise Unavailable(UNLOADED)
             now_s = self.clock()
             if stuck := self._pool.stuck(now_s):
                 self._note_lost(items, "failed")
@@ -122,7 +122,7 @@ class Worker:
             self._scheduler.waiting.remove(left)
             self._wake.notify_all()
             self._earlier.notify()
-        self._fail(left, Unavailable("the scheduler is being unloaded; retry on another replica"))
+        self._fail(left, Unavailable(UNLOADED))
         for thread in self._threads:
             thread.join(timeout=10.0)
         self.outbox.close()

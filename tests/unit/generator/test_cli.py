@@ -80,6 +80,7 @@ def test_check_of_a_damaged_repository_exits_with_1(tmp_path: Path, tiny_reposit
         (("demo", "--directory", "nowhere"), "run the demo from a clone"),
         (("replay", "--trace", "gone.csv", "--rate", "5", "-c", "gone.yaml"), "gone.yaml does not exist"),
         (("replay", "--report", "report.txt", "-c", "gone.yaml"), "report.txt is of no known kind"),
+        (("replay", "--against", "x.json", "-c", "gone.yaml"), "give --report, too"),
     ],
 )
 def test_our_errors_are_one_message_and_no_traceback(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:

@@ -56,6 +56,7 @@ def test_a_good_file_is_read_with_defaults(tmp_path: Path) -> None:
         ("tasks.pets.cascade", {"models": ["x"], "max_drop": 0.1}, "has a cascade but no data to certify it with"),
         ("version", 2, "version"),
         ("tasks.pets.slo_ms", -1, "greater than 0"),
+        ("tasks.pets.utility", 2e6, "less than or equal to 1000000"),
         ("tasks.pets.slo_ms", 600_001, "less than or equal to 600000"),
         ("tasks.pets.encoder", "vot", "names encoder 'vot'"),
         ("encoders.vit.levels", [-8, 4], "lack 0"),

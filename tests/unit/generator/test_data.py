@@ -141,6 +141,12 @@ def test_quotes_mean_nothing_in_a_tsv_and_something_in_a_csv(tmp_path: Path) -> 
             "the text of item 2 is not Unicode: 'utf-8' codec can't",
         ),
         ("d.json", b'{"items": ' + 100_000 * b"[" + 100_000 * b"]" + b"}", "RecursionError"),
+        ("d.json", b'{"items": [["a", "pos"], [[], "neg"]]}', "item 2 is neither a text nor a list of two"),
+        (
+            "d.json",
+            b'{"items": [["a", "pos"], [["b", "", ""], "neg"]]}',
+            "item 2 is neither a text nor a list of two",
+        ),
         ("d.json", b'{"items": [["a", "pos"], [[3, 4], "neg"]]}', "item 2 is neither a text nor a list of two"),
         ("d.json", b'{"items": [["a", "pos"], ["\xff", "neg"]]}', "UnicodeDecodeError"),
     ],

@@ -47,6 +47,7 @@ def test_what_is_no_trace_is_named(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("when\n1\n")
     (tmp_path / "empty.csv").write_text("TIMESTAMP\n")
     (tmp_path / "once.csv").write_text("TIMESTAMP\n" + 3 * "2023-11-16 18:15:46.6805900\n")
+    (tmp_path / "zones.csv").write_text("TIMESTAMP\n2023-11-16 18:15:46\n2023-11-16 18:15:47+00:00\n")
     (tmp_path / "short.csv").write_text("user,TIMESTAMP\n1\n")
     (tmp_path / "coarse.csv").write_text("TIMESTAMP\n" + 500 * "2023-11-16 18:15:46\n" + "2023-11-16 18:15:47\n")
     for trace, message in (
@@ -54,6 +55,7 @@ def test_what_is_no_trace_is_named(tmp_path: Path) -> None:
         (str(tmp_path / "other.csv"), "no .csv with a column"),
         (str(tmp_path / "empty.csv"), "has 0 different times; it needs two at least"),
         (str(tmp_path / "once.csv"), "has 1 different times"),
+        (str(tmp_path / "zones.csv"), "no .csv with a column TIMESTAMP: TypeError: can't subtract"),
         (str(tmp_path / "short.csv"), "no .csv with a column TIMESTAMP: TypeError"),
         (str(tmp_path / "coarse.csv"), "10 requests of trace .*coarse.csv, from its row .*, all have one time"),
     ):

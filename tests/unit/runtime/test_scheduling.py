@@ -236,6 +236,17 @@ def test_ids_that_the_model_has_no_row_for_are_refused(name: str, wrong: int) ->
     assert f"{name} has {wrong}; send ids from 0 to {1 if 'TYPE' in name else 9}" in str(refusal)
 
 
+@pytest.mark.parametrize("mask", [[0, 1, 1], [1, 0, 1], [-1, 0, 0], [2, 0, 0]])
+def test_a_mask_of_anything_but_a_text_and_then_padding_is_refused(mask: list[int]) -> None:
+    """Other tokens than those it marks would be read."""
+    inputs = texts("three", [1, 2, 9])
+    inputs["ATTENTION_MASK"][0, :3] = mask
+    with serving(plan=TEXT) as service:
+        refusal = error(send(service, inputs))
+    assert type(refusal) is InvalidInput
+    assert "ATTENTION_MASK must be ones, and then zeros" in str(refusal)
+
+
 @pytest.mark.parametrize("name", ["INPUT_IDS", "ATTENTION_MASK", "TOKEN_TYPE_IDS"])
 def test_tensors_of_other_shapes_are_refused_and_cost_no_neighbour_its_answer(name: str) -> None:
     whole = texts("three", [1, 2, 9])
