@@ -1,10 +1,10 @@
 """The cores that the encoder shares with everything else: client, transport, decoding, answers.
 
 Every request takes `ms` of the whole machine outside of the encoder, one after the other; `calm_ms` where it finds no
-other there, since every thread on its way has to be woken for it alone; only `late_ms` where it is late when its turn
-comes, since decoders turn it away. Where both have work, requests get SHARE of the machine and the encoder what is left
-(bench/shares.py measures it): an operating system shares it among threads, and requests have more of them. So in a
-burst requests reach the scheduler late, and its batches take longer.
+other there, since every thread on its way has to be woken for it alone, and parts of batches wait for each other; only
+`late_ms` where it is late when its turn comes, since decoders turn it away. Where both have work, requests get SHARE of
+the machine and the encoder what is left (bench/shares.py measures it): an operating system shares it among threads, and
+requests have more of them. So in a burst requests reach the scheduler late, and its batches take longer.
 """
 
 from __future__ import annotations
