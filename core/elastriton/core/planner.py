@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from elastriton.core import names
 from elastriton.core.errors import ConfigError
-from elastriton.core.latency import LatencyTable
+from elastriton.core.latency import Cell, LatencyTable
 from elastriton.core.plan import (
     VERSION,
     CascadePlan,
@@ -152,24 +152,30 @@ def useful_gammas(encoder: EncoderProfile, tasks: Iterable[TaskProfile]) -> tupl
 
 
 def decoders(task: TaskProfile, encoder: EncoderProfile, cores: int) -> int:
-    """How many decoders keep up with the encoder at its fastest level: one per core at most.
+    """How many decoders keep up with the encoder at the task's fastest level: one per core at most.
 
     One where decoding was not measured, as for a task without labelled images.
     """
     if task.decode_ms is None:
         return 1
-    fastest_per_s = encoder.instances * max(1000.0 * cell.batch / cell.p50_ms for cell in encoder.latency)
+    fastest_per_s = encoder.instances * max(1000.0 * cell.batch / cell.p50_ms for cell in _own_cells(task, encoder))
     return max(1, min(cores, math.ceil(task.decode_ms * fastest_per_s / 1000.0)))
 
 
-def fastest_ms(encoder: EncoderProfile) -> float:
-    """What the fastest level typically takes for the smallest batch, in ms."""
-    return min(cell.p50_ms for cell in encoder.latency)
+def fastest_ms(task: TaskProfile, encoder: EncoderProfile) -> float:
+    """What the fastest level of the task typically takes for the smallest batch, in ms."""
+    return min(cell.p50_ms for cell in _own_cells(task, encoder))
 
 
 def needed_ms(task: TaskProfile, encoder: EncoderProfile, goals: Goals) -> float:
     """What the encoder's answer takes at the least: decoding, the fastest level, and the overhead."""
-    return (task.decode_ms or 0.0) + fastest_ms(encoder) + goals.overhead_ms
+    return (task.decode_ms or 0.0) + fastest_ms(task, encoder) + goals.overhead_ms
+
+
+def _own_cells(task: TaskProfile, encoder: EncoderProfile) -> list[Cell]:
+    """The latencies of the levels that the task can run at: those it was measured at, else the plain one."""
+    own = {point.gamma for point in task.accuracy} or {0}
+    return [cell for cell in encoder.latency if cell.gamma in own]
 
 
 def _check_deadline(

@@ -294,11 +294,11 @@ class CascadeService:
     def _second_opinion(self, row: Row, slo_ms: float, utility: float) -> Floats:
         """What the large model says of a sample that has its answer.
 
-        Raises Rejected where it says so at a merging level: the promise compares with the plain one.
+        Raises Rejected where it says so at another level than the plain one, which the promise compares with.
         """
         values, gamma = self._large.ask(self._large.preparation.read(row), slo_ms, utility, "", background=True)
-        if gamma < 0:
-            raise Rejected(f"there is only time for level {gamma}")
+        if gamma != 0:
+            raise Rejected(f"it answered at level {gamma}, and not at 0")
         return values
 
     def _is_moot(self, sample: Sample) -> bool:

@@ -100,7 +100,14 @@ def test_as_many_decoders_as_keep_up_with_the_fastest_level(
     decode_ms: float | None, instances: int, cores: int, expected: int
 ) -> None:
     served = replace(encoder({-4: (1, 4), 0: (1, 8)}), instances=instances)
-    assert decoders(replace(task(p0=90), decode_ms=decode_ms), served, cores) == expected
+    assert decoders(replace(task(p0=90, m4=80), decode_ms=decode_ms), served, cores) == expected
+
+
+def test_levels_that_a_task_cannot_run_at_say_nothing_of_its_time() -> None:
+    served = encoder({-4: (1, 4), 0: (3, 8)})
+    both, plain = replace(task(p0=90, m4=80), decode_ms=2.0), replace(task(), decode_ms=2.0)
+    assert (fastest_ms(both, served), fastest_ms(plain, served)) == (1.0, 3.0)
+    assert (decoders(both, served, cores=8), decoders(plain, served, cores=8)) == (4, 2)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +123,7 @@ def goals(profile: Profile, **one: TaskGoal) -> Goals:
 def test_a_deadline_that_nothing_can_meet_is_refused(profile: Profile, task: str, decode_ms: float) -> None:
     measured = profile.tasks[task]
     whole = replace(profile, tasks={**profile.tasks, task: replace(measured, decode_ms=decode_ms or None)})
-    least_ms = 2.0 + decode_ms + fastest_ms(profile.encoders[measured.encoder])
+    least_ms = 2.0 + decode_ms + fastest_ms(measured, profile.encoders[measured.encoder])
     make_plan(whole, "", goals(profile, **{task: TaskGoal(least_ms + 0.001)}))
     words = rf"task {task} has slo_ms 1\.5, but .* take {least_ms:.3g} ms; raise slo_ms, or profile on a faster machine"
     with pytest.raises(ConfigError, match=words):
@@ -148,7 +155,8 @@ def test_the_plan_lays_out_executors_schedulers_decoders_and_cascades(profile: P
         "colour_decode": 100.0,
         "warm_decode": 70.0,
     }
-    assert plan.decoders["warm_decode"].needed_ms == pytest.approx(2.0 + fastest_ms(profile.encoders["vit"]), abs=1e-3)
+    warm_ms = 2.0 + fastest_ms(profile.tasks["warm"], profile.encoders["vit"])
+    assert plan.decoders["warm_decode"].needed_ms == pytest.approx(warm_ms, abs=1e-3)
     more_ms = plan.decoders["colour_decode"].needed_ms - plan.decoders["warm_decode"].needed_ms
     assert more_ms == pytest.approx(profile.tasks["colour"].decode_ms, abs=2e-3)
     assert plan.executors["vit_executor"].classes == 3
