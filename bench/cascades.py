@@ -149,7 +149,7 @@ def serve(
     """Ask a server for everything: the answers of each policy, to the first `sequential` samples one at a time."""
     order = random.Random(seed)
     asked = {name: Asked() for name in found}
-    texts = [parts[0] if len(parts) == 1 else (parts[0], parts[1]) for parts in test.texts]
+    texts = test.sent_texts
     server = Server(repository, log=repository.parent / "server.log")
     server.start()
     try:

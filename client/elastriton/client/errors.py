@@ -85,7 +85,6 @@ _BY_STATUS: dict[str, type[ClientError]] = {
     **dict.fromkeys(("DEADLINE_EXCEEDED", "408", "504"), RequestTimeoutError),
     "429": RejectedError,
 }
-_GONE = re.compile(r"has no available versions|is not healthy|[Ss]erver is stopping|[Ss]erver not ready|is not ready")
 _PREFIX = re.compile(r"^(?:\[request id: [^\]]*\] |in ensemble '[^']*', )+")
 
 
@@ -105,7 +104,7 @@ def _from_triton(message: str, status: str) -> tuple[type[ClientError], str]:
     if tagged is not None:
         return _BY_TAG[type(tagged)], str(tagged)
     text = _PREFIX.sub("", message)
-    if _GONE.search(text):
+    if core.GONE.search(text):
         return UnavailableError, text
     if "unknown model" in text:
         return (UnavailableError if "in ensemble" in message else UnknownTaskError), text

@@ -24,6 +24,10 @@ UNLOADED = "the model is being unloaded; retry on another replica"
 """What is said to those who still wait when a model is taken down, and to those who come behind."""
 
 
+GONE = re.compile(r"has no available versions|is not healthy|[Ss]erver is stopping|[Ss]erver not ready|is not ready")
+"""Triton's words where a model that it had, or the server itself, is going down or has gone (2.51)."""
+
+
 class ElastritonError(Exception):
     """The base of every error this project raises on purpose."""
 

@@ -58,8 +58,8 @@ class Otas:
 
     A. In order of arrival, an item joins the open batch with the closest deadline among those of its length (as
        measured) that are not full, differ from it by at most NEAR of the tasks' shortest SLO in deadline and by at most
-       ALIKE in mean utility, share a level with it, and could still be answered in time at the fastest level with it;
-       else it opens a batch. (Replayed over the queue at each decision: an idle executor closes all batches.)
+       ALIKE in mean utility, share a level with it, and could still be answered in time at the fastest such level with
+       it; else it opens a batch. (Replayed over the queue at each decision: an idle executor closes all batches.)
     B. Over the first LOOK_AHEAD batches by deadline, a dynamic programme over (batch, completion time on a grid of
        GRID_MS) chooses each batch's level or drops it, gaining utility x accuracy of the items in time. The first batch
        that is kept runs; the rest is planned again afterwards.
@@ -120,14 +120,16 @@ class Otas:
     ) -> _Batch | None:
         """The open batch that `item` joins, if any."""
         levels, drift = self._levels_of(item, outlook), outlook.latency.drift.safe
-        fastest_ms = levels.rows_ms[levels.fast_to_slow[0]]
         best, distance_s = None, self.NEAR * levels.shortest_ms / 1000.0
         for batch in opened:
             size = len(batch.items)
             apart_s = abs(batch.deadline_s - item.deadline_s)
-            if apart_s > distance_s or size == outlook.max_batch or batch.gammas.isdisjoint(gammas):
+            common = batch.gammas & gammas
+            if apart_s > distance_s or size == outlook.max_batch or not common:
                 continue
-            in_time = free_s + drift * fastest_ms[size + 1] / 1000.0 <= min(batch.deadline_s, item.deadline_s)
+            fastest = next(gamma for gamma in levels.fast_to_slow if gamma in common)
+            end_s = free_s + drift * levels.rows_ms[fastest][size + 1] / 1000.0
+            in_time = end_s <= min(batch.deadline_s, item.deadline_s)
             if in_time and abs(batch.utility / size - item.utility) <= self.ALIKE:
                 best, distance_s = batch, apart_s
         return best

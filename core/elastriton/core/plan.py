@@ -134,7 +134,6 @@ class SmallPlan:
     power: float = 2.0
     text: TextSpec | None = None
     image: ImageSpec | None = None
-    threads: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,9 +129,9 @@ def make_plan(
 def useful_gammas(encoder: EncoderProfile, tasks: Iterable[TaskProfile]) -> tuple[set[int], dict[int, str]]:
     """Which levels to keep, and why the others go.
 
-    A level goes where another is typically at least as fast for every measured batch and at least as accurate for every
-    task. Medians decide: of a p99 that rests on fifteen runs, the slowest one would. The plain level always stays: it
-    is what tasks without measurements at other levels run at.
+    A level goes where no task has an accuracy for it, or where another is typically at least as fast for every measured
+    batch and at least as accurate for every task. Medians decide: of a p99 that rests on fifteen runs, the slowest one
+    would. The plain level always stays: it is what tasks without measurements at other levels run at.
     """
     table = LatencyTable(encoder.latency)
     accuracy = [{point.gamma: point.accuracy for point in task.accuracy} for task in tasks]
@@ -143,10 +143,11 @@ def useful_gammas(encoder: EncoderProfile, tasks: Iterable[TaskProfile]) -> tupl
         return as_fast and as_good
 
     gammas = [level.gamma for level in encoder.levels]
-    dropped = {}
+    measured = {0}.union(*accuracy)
+    dropped = {gamma: "no task has an accuracy for it" for gamma in gammas if gamma not in measured}
     for gamma in gammas:
         rivals = [other for other in gammas if other != gamma and other not in dropped and beats(other, gamma)]
-        if rivals and gamma != 0:
+        if rivals and gamma != 0 and gamma not in dropped:
             dropped[gamma] = f"level {rivals[0]} is as fast and as accurate"
     return set(gammas) - set(dropped), dropped
 

@@ -6,6 +6,7 @@ decides. It never answers anybody: what it drops, it hands back.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -30,13 +31,19 @@ class Ended:
 
 
 class Scheduler:
-    """A deadline queue in front of one pool of equal executors."""
+    """A deadline queue in front of one pool of equal executors.
+
+    Once no batch has ended for QUIET_S, refusals alone tell the estimate of the machine's speed that it may be stale.
+    """
+
+    QUIET_S = 1.0
 
     def __init__(self, outlook: Outlook, policy: Policy, max_queue: int = 1024) -> None:
         self.outlook = outlook
         self.policy = policy
         self.max_queue = max_queue
         self.waiting = DeadlineQueue()
+        self._learnt_s = -math.inf
 
     def admit(self, items: Sequence[Item], now_s: float) -> None:
         """Queue the items of one request, all or none.
@@ -58,7 +65,8 @@ class Scheduler:
             needed_ms = self.outlook.needed_ms(item)
             left_ms = (item.deadline_s - now_s) * 1000.0
             if needed_ms > left_ms:
-                if not self.waiting and self.outlook.profiled_ms(item) <= left_ms:
+                quiet = not self.waiting and now_s - self._learnt_s >= self.QUIET_S
+                if quiet and self.outlook.profiled_ms(item) <= left_ms:
                     self.outlook.latency.drift.relax()  # no batch will: a bad minute must not last for ever
                 raise hopeless(left_ms, f"the fastest level needs {needed_ms:.1f} ms")
         if len(self.waiting) + len(items) > self.max_queue:
@@ -88,6 +96,7 @@ class Scheduler:
         self._observe(in_time, in_time=True)
         self._observe(late, in_time=False)
         longest = max(item.length for item in decision.batch)
+        self._learnt_s = ended_s
         self.outlook.latency.observe(decision.gamma, len(decision.batch), longest, took_ms)
         return Ended(
             gamma=decision.gamma,

@@ -73,7 +73,7 @@ class Candidate:
         """Export and run model `number` of the cascade; a regression's gets its head for the expected distance.
 
         Raises ConfigError where it does not fit the task, answers with no numbers, or can read none of the samples to
-        fit with.
+        fit with, or none of those to judge by.
         """
         self._setting, self._config, self._name, self._output = setting, config, config.models[number], output
         kind = setting.prepared.plan.kind
@@ -92,10 +92,11 @@ class Candidate:
         readings = [self._read(row) for row in setting.rows]
         self._tokens = token_counts(readings, self._reader)
         self.outputs = self._run(readings)
-        if all(one is None for one in self.outputs[: setting.n_fit]):
-            raise ConfigError(
-                f"task {setting.name}: every text to fit with is too long for {self._name}; raise max_length"
-            )
+        for purpose, part in (("fit with", slice(setting.n_fit)), ("judge by", slice(setting.n_fit, None))):
+            if all(one is None for one in self.outputs[part]):
+                raise ConfigError(
+                    f"task {setting.name}: every text to {purpose} is too long for {self._name}; raise max_length"
+                )
         if setting.task.objective == "regression":
             self._learn_uncertainty(large)
         nothing = np.full(len(self._model.head.bias), np.nan, np.float32)

@@ -29,7 +29,8 @@ def measure_cascade(
     plan = setting.prepared.plan
     tokenizer = output / setting.prepared.tokenizer.path if setting.prepared.tokenizer else output
     reader = preparation(setting.name, plan.text, plan.image, tokenizer, setting.task.inputs)
-    large = Answers(setting.plain, token_counts([reader.read(row) for row in setting.rows], reader))
+    readings = [reader.read(row) for row in setting.rows] if plan.kind == "text" else [None] * len(setting.rows)
+    large = Answers(setting.plain, token_counts(readings, reader))
     rules = _rules(config)
     small, said, pruned, words_cut = [], [], {}, {}
     incumbent_ms = np.inf

@@ -50,7 +50,7 @@ def check(repository: Path) -> list[str]:
             findings.append(f"{folder.name}: {error}")
     for name, plan in plans.items():
         version = repository / name / VERSION_FOLDER
-        calls = [*_references(plan, plans)]
+        calls = [*_references(name, plan, plans)]
         about = [*_artifacts(plan, version), *calls, *_forbidden(configs[name])]
         about += [] if calls else _differences(configs[name], plans)  # without those that it calls, nothing is rendered
         findings += [f"{name}: {finding}" for finding in about]
@@ -91,7 +91,7 @@ def _artifacts(plan: Any, version: Path) -> Iterator[str]:
                 yield f"level {level.gamma} has no graph"
 
 
-def _references(plan: Any, plans: dict[str, Any]) -> Iterator[str]:
+def _references(name: str, plan: Any, plans: dict[str, Any]) -> Iterator[str]:
     """Calls between models, and whether both ends are made for each other."""
     if isinstance(plan, SchedulerPlan):
         executor = plans.get(plan.executor)
@@ -107,8 +107,18 @@ def _references(plan: Any, plans: dict[str, Any]) -> Iterator[str]:
     scheduler = getattr(plan, "scheduler", None)
     if scheduler is not None and not isinstance(plans.get(scheduler), SchedulerPlan):
         yield f"needs the scheduler {scheduler!r}, which is not there"
-    elif scheduler is not None and plan.max_batch > plans[scheduler].max_batch:
-        yield f"max_batch {plan.max_batch} is above {plans[scheduler].max_batch}, that of {scheduler}"
+    elif scheduler is not None:
+        yield from _calling(getattr(plan, "task", name), plan, plans[scheduler])
+
+
+def _calling(task: str, plan: CascadePlan | PublicTask, scheduler: SchedulerPlan) -> Iterator[str]:
+    if plan.max_batch > scheduler.max_batch:
+        yield f"max_batch {plan.max_batch} is above {scheduler.max_batch}, that of {plan.scheduler}"
+    served = scheduler.tasks.get(task)
+    if served is None:
+        yield f"needs the task {task!r}, which {plan.scheduler} does not serve"
+    elif (served.objective, served.labels) != (plan.objective, plan.labels):
+        yield f"has not the objective and the labels that {plan.scheduler} has for the task {task!r}"
 
 
 def _scheduling(plan: SchedulerPlan, executor: ExecutorPlan) -> Iterator[str]:
@@ -126,6 +136,10 @@ def _scheduling(plan: SchedulerPlan, executor: ExecutorPlan) -> Iterator[str]:
     wrong = [cell for cell in plan.latency if not (0 < cell.p50_ms < math.inf and 0 < cell.p99_ms < math.inf)]
     if wrong:
         yield f"has a batch that takes no time, or for ever: {wrong[0]}"
+    try:
+        plan.outlook()
+    except ConfigError as error:
+        yield str(error)
 
 
 def _decoding(plan: DecoderPlan, plans: dict[str, Any]) -> Iterator[str]:

@@ -172,14 +172,25 @@ class Config(_Strict):
     def _check(self) -> Config:
         if self.policy not in POLICIES:
             raise ValueError(f"policy {self.policy!r} is unknown; choose one of {', '.join(sorted(POLICIES))}")
+        for name, encoder in self.encoders.items():
+            if max(encoder.batches) > self.max_queue:
+                raise ValueError(
+                    f"max_queue {self.max_queue} is below {max(encoder.batches)}, the largest batch of encoder {name}: "
+                    "a request of that size would never be admitted"
+                )
         for name, task in self.tasks.items():
             if task.encoder not in self.encoders:
                 raise ValueError(f"task {name} names encoder {task.encoder!r}; there are {', '.join(self.encoders)}")
-            kind = self.encoders[task.encoder].kind
+            kind, highest = self.encoders[task.encoder].kind, max(self.encoders[task.encoder].levels)
             if kind == "vision" and task.inputs != 1:
                 raise ValueError(f"task {name} is a vision task; inputs are for text tasks")
             if task.cascade is not None:
                 _check_cascade(name, kind, task, task.cascade)
+            if task.cascade is not None and task.cascade.audit is not None and highest > 0:
+                raise ValueError(
+                    f"task {name}: an audit compares with level 0, but an encoder with time for audits answers at "
+                    f"level {highest}; leave out audit, or the levels above 0 of encoder {task.encoder}"
+                )
         for name in self.encoders:
             if all(task.encoder != name for task in self.tasks.values()):
                 raise ValueError(f"encoder {name} has no task; remove it or give it one")

@@ -78,6 +78,11 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def sent_texts(self) -> list[str | tuple[str, str]]:
+        """The texts as clients take them: a string, or a pair of them, for each sample."""
+        return [parts[0] if len(parts) == 1 else (parts[0], parts[1]) for parts in self.texts]
+
     def part(self, start: int, stop: int | None = None) -> Labelled:
         """The samples from `start` up to `stop`."""
         cut = slice(start, stop)

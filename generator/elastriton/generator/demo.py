@@ -124,8 +124,8 @@ def _in_burst(plan: Plan, task: str) -> int:
 
 def _ask(client: Client, task: str, data: Labelled, slo_ms: float | None) -> list[Answer | RejectedError]:
     """The answers to all samples, and the rejections. Raises ElastritonError for the first other error."""
-    texts = [parts[0] if len(parts) == 1 else (parts[0], parts[1]) for parts in data.texts]
-    outcomes = client.classify(task, images=data.images or None, texts=texts or None, slo_ms=slo_ms, return_errors=True)
+    texts = data.sent_texts or None
+    outcomes = client.classify(task, images=data.images or None, texts=texts, slo_ms=slo_ms, return_errors=True)
     for outcome in outcomes:
         if not isinstance(outcome, Answer | RejectedError):
             raise ElastritonError(f"task {task} was not answered: {type(outcome).__name__}: {outcome}") from outcome

@@ -88,10 +88,9 @@ def labelled_samples(config: Config, base: Path, tasks: Sequence[str] = ()) -> d
         data = load_data(base / task.data.path).part(task.data.samples)
         if not len(data):
             raise ConfigError(f"the profile uses all of {task.data.path}; lower `samples` of task {name}, or add data")
-        texts = [parts[0] if len(parts) == 1 else (parts[0], parts[1]) for parts in data.texts]
         samples[name] = [
             Sample(name, image, text, label, task.slo_ms, task.utility)
-            for image, text, label in zip_longest(data.images, texts, data.labels)
+            for image, text, label in zip_longest(data.images, data.sent_texts, data.labels)
         ]
     if not samples:
         raise ConfigError("no task of the configuration has data to replay")

@@ -57,8 +57,8 @@ class Opinion:
 class PlainModel:
     """An encoder with one head at the plain level, graph and head in one folder."""
 
-    def __init__(self, folder: Path, task: str, threads: int = 0) -> None:
-        self.encoder = OnnxEncoder(folder, [0], threads)
+    def __init__(self, folder: Path, task: str) -> None:
+        self.encoder = OnnxEncoder(folder, [0])
         self.head = load_head(folder, task)
         self._names = ["features", "attention"] if self.encoder.has("attention") else ["features"]
 
@@ -80,7 +80,7 @@ class SmallModel:
         self.max_batch = plan.max_batch
         artifact = folder / plan.artifact.path
         self.preparation: Preparation = preparation(cascade.task, plan.text, plan.image, artifact, cascade.inputs)
-        self._model = PlainModel(artifact, cascade.task, plan.threads)
+        self._model = PlainModel(artifact, cascade.task)
         self._score: Score = cascade.score
         self._objective: Objective = cascade.objective
         self._told = False

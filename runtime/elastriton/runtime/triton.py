@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from elastriton.core.errors import Internal, RequestError, Unavailable, parse
+from elastriton.core.errors import GONE, Internal, RequestError, Unavailable, parse
 from elastriton.core.plan import PLAN_FILE
 from elastriton.core.records import load
 from elastriton.runtime.executor import Arrays
@@ -40,8 +40,6 @@ class _TritonLog(logging.Handler):
 
 
 logging.getLogger("elastriton").addHandler(_TritonLog(logging.WARNING))
-
-_GONE = ("is not ready", "Server not ready", "not healthy", "has no available versions", "unknown model")
 
 
 def version_folder(args: dict[str, str]) -> Path:
@@ -108,7 +106,7 @@ def call(model: str, inputs: Arrays, parameters: Parameters, request_id: str, ou
 
 
 def _error(model: str, message: str) -> RequestError:
-    gone = any(words in message for words in _GONE)
+    gone = GONE.search(message) or "unknown model" in message
     return parse(message) or (Unavailable if gone else Internal)(f"{model} failed: {message}")
 
 

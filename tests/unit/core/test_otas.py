@@ -51,6 +51,12 @@ def test_a_batch_that_one_more_would_make_late_takes_no_more() -> None:
     assert sorted(len(group) for group in Otas().batches(waiting, 0.004, outlook())) == [1, 3, 3]
 
 
+def test_a_batch_is_filled_by_the_levels_that_its_tasks_have() -> None:
+    view = outlook({"tight": ACCURACY, "loose": {0: 0.9}, "precious": ACCURACY})
+    waiting = [item(20.0, "loose") for _ in range(7)]  # at 0 three take 6.5 + 4.3 x 3 = 19.4 ms, four 23.7
+    assert sorted(len(group) for group in Otas().batches(waiting, 0.0, view)) == [1, 3, 3]
+
+
 def test_texts_of_different_lengths_and_tasks_without_a_common_level_share_no_batch() -> None:
     short, long = item(200.0, length=9), item(200.0, length=17)
     assert Otas().batches([short, long, short], 0.0, outlook()) == [[long], [short, short]]

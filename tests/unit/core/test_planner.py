@@ -85,6 +85,13 @@ def test_a_level_that_only_one_task_has_stays_for_it() -> None:
     assert kept == {0, 4}
 
 
+def test_a_level_that_no_task_was_measured_at_goes() -> None:
+    kept, dropped = useful_gammas(encoder({-4: (5, 20), 0: (9, 50)}), [task(p0=90), task()])
+    assert kept == {0}
+    assert dropped == {-4: "no task has an accuracy for it"}
+    assert useful_gammas(encoder({-4: (5, 20), 0: (9, 50)}), [task()])[0] == {0}
+
+
 @pytest.mark.parametrize(
     ("decode_ms", "instances", "cores", "expected"),
     [

@@ -179,10 +179,14 @@ def test_one_slow_minute_does_not_lock_everybody_out_for_ever() -> None:
     decision = Decision(tuple(items(100)), gamma=-4, finish_s=0.005)
     for _ in range(40):
         s.ended(decision, 0.0, 10.0)
+    slow = s.outlook.latency.drift.typical
+    with pytest.raises(Rejected):
+        s.admit(items(20, now_s=10.5), 10.5)
+    assert s.outlook.latency.drift.typical == slow, "a batch that has just ended knows better than a refusal"
     refused = 0
     while not s.waiting and refused < 60:
         try:
-            s.admit(items(20), 0.0)
+            s.admit(items(20, now_s=11.0), 11.0)
         except Rejected:
             refused += 1
     assert 0 < refused < 60, "nobody is let in by a drift that no batch corrects"
@@ -195,11 +199,11 @@ def test_what_is_hopeless_on_any_day_says_nothing_about_the_machine() -> None:
         s.ended(Decision(tuple(items(100)), gamma=-4, finish_s=0.005), 0.0, 1.0)
     before = s.outlook.latency.drift.typical
     with pytest.raises(Rejected):
-        s.admit(items(4), 0.0)
+        s.admit(items(4, now_s=2.0), 2.0)
     assert s.outlook.latency.drift.typical == before > 1.0
-    s.admit(items(100), 0.0)
+    s.admit(items(100, now_s=2.0), 2.0)
     with pytest.raises(Rejected):
-        s.admit(items(6), 0.0)
+        s.admit(items(6, now_s=2.0), 2.0)
     assert s.outlook.latency.drift.typical == before, "what waits will show how fast the machine is"
 
 

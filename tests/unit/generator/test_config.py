@@ -72,6 +72,7 @@ def test_a_good_file_is_read_with_defaults(tmp_path: Path) -> None:
         ("encoders.vit", {"kind": "text", "model": "m", "schedule": "search"}, "'search' is for vision encoders"),
         ("encoders.vit.kind", "audio", "'vision' or 'text'"),
         ("policy", "magic", "policy 'magic' is unknown"),
+        ("max_queue", 31, "max_queue 31 is below 32, the largest batch of encoder vit"),
         ("tasks.pets.inputs", 2, "vision task"),
         ("encoders.idle", {"kind": "vision", "model": "x"}, "encoder idle has no task"),
         ("tasks.Pets!", {"encoder": "vit", "slo_ms": 1}, "pattern"),
@@ -122,6 +123,9 @@ def test_what_is_true_or_false_may_be(tmp_path: Path) -> None:
     audit = {"models": ["x"], "max_drop": 0.1, "audit": {"fall_back": True}}
     config = changed("tasks.pets.cascade", audit)
     config["tasks"]["pets"]["data"] = {"path": "x"}
+    with pytest.raises(ConfigError, match="answers at level 4; leave out audit, or the levels above 0 of encoder vit"):
+        load_config(write(tmp_path, config))
+    config["encoders"]["vit"]["levels"] = [-8, 0]
     cascade = load_config(write(tmp_path, config)).tasks["pets"].cascade
     assert cascade is not None
     assert cascade.audit is not None

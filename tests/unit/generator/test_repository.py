@@ -179,6 +179,7 @@ def as_folder(path: Path) -> None:
     path.mkdir()
 
 
+ONE = Cell(0, 17, 8, 1.0, 1.0, 1)
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "typo": (lambda r: edit(r / "colour/config.pbtxt", "max_batch_size", "max_batchsize"), "cannot be parsed"),
     "name": (lambda r: edit(r / "colour/config.pbtxt", 'name: "colour"', 'name: "color"'), "names the model 'color'"),
@@ -227,8 +228,20 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "max_batch 8 is above 0, the largest that was profiled",
     ),
     "no time": (
-        lambda r: replan(r / "vit_scheduler/1/plan.json", SchedulerPlan, latency=(Cell(0, 17, 8, 0.0, 1.0, 1),)),
+        lambda r: replan(r / "vit_scheduler/1/plan.json", SchedulerPlan, latency=(replace(ONE, p50_ms=0.0),)),
         "has a batch that takes no time, or for ever: Cell(gamma=0",
+    ),
+    "few cells": (
+        lambda r: replan(r / "vit_scheduler/1/plan.json", SchedulerPlan, latency=(ONE, replace(ONE, batch=9, gamma=4))),
+        "the latency table lacks 2 of its cells",
+    ),
+    "task": (
+        lambda r: edit(r / "bert_scheduler/1/plan.json", '"intent"', '"intend"'),
+        "intent_cascade: needs the task 'intent', which bert_scheduler does not serve",
+    ),
+    "labels": (
+        lambda r: replan(r / "intent/1/plan.json", PublicTask, labels=("a", "b")),
+        "intent: has not the objective and the labels that bert_scheduler has for the task 'intent'",
     ),
     "too large": (lambda r: replan(r / "vit_scheduler/1/plan.json", SchedulerPlan, max_batch=16), "16 is above 8"),
     "public batch": (lambda r: replan(r / "colour/1/plan.json", PublicTask, max_batch=9), "max_batch 9 is above 8"),

@@ -88,6 +88,19 @@ def test_answers_that_are_no_numbers(project: Path, tmp_path: Path, tiny_bert: A
         run(project, tmp_path, intent={"cascade": small}, colour={"data": None})
 
 
+@pytest.mark.parametrize(("purpose", "short"), [("judge by", range(9)), ("fit with", range(9, 30))])
+def test_texts_of_which_a_small_model_can_read_none(
+    project: Path, tmp_path: Path, tiny_bert: Any, purpose: str, short: range
+) -> None:
+    order = np.random.default_rng(0).permutation(30).tolist()  # that of generator/data.py; the first 9 are to fit
+    places = {place: rank for rank, place in enumerate(order)}
+    texts = [f"hello {i} " + ("" if places[i] in short else "there " * 5) for i in range(30)]
+    (project / "intents.json").write_text(json.dumps({"items": [[text, "greet"] for text in texts]}))
+    small = {"models": [str(tiny_bert("small", layers=1))], "max_length": 6, "max_drop": 0.5}
+    with pytest.raises(ConfigError, match=f"every text to {purpose} is too long for /.*; raise max_length"):
+        run(project, tmp_path, intent={"cascade": small}, colour={"data": None})
+
+
 @pytest.mark.parametrize("key", ["model", "head", "data"])
 def test_what_is_read_does_not_lie_where_artifacts_go(project: Path, tiny_vit: Path, key: str) -> None:
     config = json.loads((project / "elastriton.yaml").read_text())

@@ -36,7 +36,7 @@ def batch(folder: Path, texts: list[str]) -> Arrays:
 
 @pytest.fixture(scope="module")
 def small(tiny_build: Path) -> PlainModel:
-    return PlainModel(tiny_build / "intent_small0", "intent", threads=1)
+    return PlainModel(tiny_build / "intent_small0", "intent")
 
 
 def test_the_attention_of_the_graph_is_the_column_sums_of_hugging_face_s_maps(
