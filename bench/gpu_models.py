@@ -22,7 +22,7 @@ from transformers import RobertaConfig, RobertaForSequenceClassification
 from elastriton.core.levels import TokenLevel, constant_level, flops, text_flops
 from elastriton.core.profile import ImageSpec
 from elastriton.runtime.executor import Arrays, example_inputs
-from elastriton.runtime.graphs import TORCH_FOLDER
+from elastriton.runtime.files import TORCH_FOLDER
 from elastriton.runtime.torch_encoder import TorchEncoder
 
 LABELS = ("yes", "no")

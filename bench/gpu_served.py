@@ -30,7 +30,7 @@ from elastriton.generator.profiler import profile
 from elastriton.generator.repository import generate
 from elastriton.generator.serve import Server
 from elastriton.runtime.executor import ElasticExecutor, load_executor
-from elastriton.runtime.graphs import TORCH_FOLDER
+from elastriton.runtime.files import TORCH_FOLDER
 from elastriton.runtime.torch_encoder import serving_device
 
 ENCODER, TASK = "encoder", "task"

@@ -18,7 +18,7 @@ from elastriton.core.profile import Precision
 from elastriton.core.records import load
 from elastriton.runtime.buckets import Buckets
 from elastriton.runtime.executor import Arrays, example_inputs, load_executor, warm_up_examples
-from elastriton.runtime.graphs import TORCH_FOLDER
+from elastriton.runtime.files import TORCH_FOLDER
 
 pytestmark = pytest.mark.gpu
 

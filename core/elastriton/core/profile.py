@@ -84,7 +84,10 @@ class TextSpec:
 
 @dataclass(frozen=True, slots=True)
 class EncoderProfile:
-    """One resident encoder: its levels, their measured latency, and the artifact that holds its graphs."""
+    """One resident encoder: its levels, their measured latency, and the artifact that holds its graphs.
+
+    `tokens` are those of an image, or of the longest text.
+    """
 
     kind: Literal["vision", "text"]
     runtime: Literal["onnxruntime", "torch"]
@@ -107,7 +110,8 @@ class EncoderProfile:
 class SmallProfile:
     """A small model of a task's cascade.
 
-    `aurc` is the area under its risk-coverage curve behind the fit part: what its confidence is worth.
+    `aurc` is the area under its risk-coverage curve behind the fit part: what its confidence is worth. Texts that are
+    too long for it are left out there, and count as wrong in `accuracy`.
     """
 
     artifact: Artifact

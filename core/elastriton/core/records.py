@@ -38,15 +38,6 @@ def load(kind: type[T], path: Path, made_by: str = "") -> T:
     return cast(T, _read(kind, data, str(path)))
 
 
-def loads(kind: type[T], text: str) -> T:
-    """Read one record from JSON text. Raises ConfigError naming the field at fault."""
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"{kind.__name__} is not JSON: {error}") from None
-    return cast(T, _read(kind, data, kind.__name__))
-
-
 def _read(kind: Any, data: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):

@@ -21,7 +21,7 @@ from elastriton.core.profile import digest
 from elastriton.core.records import load
 from elastriton.generator.pbtxt import config as rendered
 from elastriton.generator.repository import CONFIG_FILE, VERSION_FOLDER, artifacts
-from elastriton.runtime.graphs import graph_file
+from elastriton.runtime.files import graph_file
 
 PLANS: dict[str, Any] = {
     "elastic": ExecutorPlan,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from elastriton.core.levels import TokenLevel
 from elastriton.generator.weights import SharedWeights
-from elastriton.runtime.graphs import WEIGHTS_FILE, graph_file
+from elastriton.runtime.files import WEIGHTS_FILE, graph_file
 from elastriton.runtime.text import TextEncoder
 from elastriton.runtime.vit import ElasticViT
 

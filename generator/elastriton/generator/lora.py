@@ -6,6 +6,8 @@ The repository ships deltas of a few hundred kilobytes instead of whole models. 
 - ``delta.safetensors``: pairs ``<module>.lora_A`` [r, in] and ``<module>.lora_B`` [out, r] (Hu et al., 2022), tensors
   that replace or add one of the state dict by its own name, and the string metadata entry ``scale``.
 
+elastriton.yaml names the folder ─► here: a whole model, for as long as it is read ─► prepare.py
+
 The merged weight of a module is ``W + scale * B @ A``, computed in fp32. Only numpy is needed.
 """
 

@@ -28,7 +28,7 @@ from elastriton.generator.lora import whole_model
 from elastriton.generator.machine import this_machine
 from elastriton.generator.measure import Advance
 from elastriton.generator.trials import searched
-from elastriton.runtime.graphs import TOKENIZER_FILE, TORCH_FOLDER
+from elastriton.runtime.files import TOKENIZER_FILE, TORCH_FOLDER
 from elastriton.runtime.heads import Floats, TaskHead, save_head
 from elastriton.runtime.models import Head, TextModel, VisionModel, load_text, load_vision
 from elastriton.runtime.torch_encoder import default_precision, serving_device
@@ -104,7 +104,7 @@ def _prepare(
         precision=encoder.precision or default_precision(device),
         lengths=tuple(sorted(n for n in encoder.lengths if n <= encoder.max_length)) if encoder.kind == "text" else (),
     )
-    tokens = model.tokens if isinstance(model, VisionModel) else max(encoder.lengths)
+    tokens = model.tokens if isinstance(model, VisionModel) else encoder.max_length
     tokenizer = None
     if plan.text is not None:
         save_tokenizer(source, artifacts / names.tokenizer(name))

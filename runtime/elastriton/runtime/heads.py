@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from elastriton.core.errors import ConfigError, InvalidInput
-from elastriton.runtime.graphs import HEAD_FILE
+from elastriton.runtime.files import HEAD_FILE
 
 Floats = NDArray[np.float32]
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from elastriton.core.levels import TokenLevel
 from elastriton.runtime.executor import Arrays, Floats
-from elastriton.runtime.graphs import WEIGHTS_FILE, graph_file
+from elastriton.runtime.files import WEIGHTS_FILE, graph_file
 
 LONGEST = 512  # tokens, of a text that any of these encoders reads
 SHARED_WORK = 5e9  # weights file in bytes x tokens of a sample: below, threads that share operations gain nothing

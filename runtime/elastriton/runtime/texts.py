@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from elastriton.core.errors import InvalidInput
 from elastriton.runtime.executor import Arrays
-from elastriton.runtime.graphs import TOKENIZER_FILE
+from elastriton.runtime.files import TOKENIZER_FILE
 
 Ids = NDArray[np.int64]
 Span = tuple[int, int, int]

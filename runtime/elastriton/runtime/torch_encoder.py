@@ -13,7 +13,7 @@ from elastriton.core.profile import Precision
 from elastriton.runtime.buckets import Buckets
 from elastriton.runtime.cuda_graphs import CudaGraphs
 from elastriton.runtime.executor import Arrays, Floats
-from elastriton.runtime.graphs import TORCH_FOLDER
+from elastriton.runtime.files import TORCH_FOLDER
 from elastriton.runtime.models import load_text, load_vision
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

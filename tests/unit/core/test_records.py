@@ -3,14 +3,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, TypeVar
 
 import pytest
 
 from elastriton.core.errors import ConfigError
 from elastriton.core.plan import Plan, load_plan
 from elastriton.core.profile import Profile
-from elastriton.core.records import dumps, load, loads
+from elastriton.core.records import dumps, load
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,14 @@ WHOLE = Whole(1, "text", (Part("a", 0.5, True), Part("ü", 2.0)), {"x": Part("x"
 def data(**changes: Any) -> str:
     plain = json.loads(dumps(WHOLE))
     return json.dumps({key: value for key, value in {**plain, **changes}.items() if value != "absent"})
+
+
+def loads(kind: type[T], text: str) -> T:
+    """What a file of this text is read as; errors call it by the name of `kind`."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / kind.__name__
+        path.write_text(text, encoding="utf-8")
+        return load(kind, path)
 
 
 def test_a_record_survives_the_round_trip() -> None:

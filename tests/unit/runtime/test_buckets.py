@@ -12,7 +12,7 @@ from elastriton.core.plan import ExecutorPlan
 from elastriton.core.profile import Artifact, ImageSpec, TextSpec
 from elastriton.runtime.buckets import Buckets
 from elastriton.runtime.executor import Arrays, graph_buckets, warm_up_examples
-from elastriton.runtime.graphs import TORCH_FOLDER
+from elastriton.runtime.files import TORCH_FOLDER
 from elastriton.runtime.torch_encoder import TorchEncoder
 
 TEXT = Buckets((1, 4), (8, 16))

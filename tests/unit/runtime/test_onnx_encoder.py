@@ -17,7 +17,7 @@ from elastriton.core.profile import load_profile
 from elastriton.generator.weights import PACKED
 from elastriton.runtime import onnx_encoder
 from elastriton.runtime.executor import Arrays, Floats
-from elastriton.runtime.graphs import WEIGHTS_FILE, graph_file
+from elastriton.runtime.files import WEIGHTS_FILE, graph_file
 from elastriton.runtime.models import load_text, load_vision
 from elastriton.runtime.onnx_encoder import OnnxEncoder, return_freed_memory, session_options
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from elastriton.core.levels import constant_level
 from elastriton.core.profile import Precision
 from elastriton.runtime.executor import Arrays
-from elastriton.runtime.graphs import TORCH_FOLDER
+from elastriton.runtime.files import TORCH_FOLDER
 from elastriton.runtime.torch_encoder import DTYPES, TorchEncoder, default_precision
 
 HALVES: tuple[Precision, ...] = ("fp16", "bf16")

@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from elastriton.core.errors import InvalidInput
-from elastriton.runtime.graphs import TOKENIZER_FILE
+from elastriton.runtime.files import TOKENIZER_FILE
 from elastriton.runtime.texts import Encoding, TextTokenizer, TooLong, pad, unpad
 
 TEXTS = ["hello there", "Good MORNING you", "buy two tea please", "unknown words, hello", "hi", "bye bye  bye\n"]

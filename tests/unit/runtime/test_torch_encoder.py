@@ -11,7 +11,7 @@ from elastriton.core.errors import ConfigError
 from elastriton.core.levels import TokenLevel
 from elastriton.core.profile import load_profile
 from elastriton.runtime.executor import Arrays
-from elastriton.runtime.graphs import TORCH_FOLDER
+from elastriton.runtime.files import TORCH_FOLDER
 from elastriton.runtime.onnx_encoder import OnnxEncoder
 from elastriton.runtime.torch_encoder import TorchEncoder
 

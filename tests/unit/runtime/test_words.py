@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from elastriton.core.pruning import Pruning
-from elastriton.runtime.graphs import TOKENIZER_FILE
+from elastriton.runtime.files import TOKENIZER_FILE
 from elastriton.runtime.texts import TextTokenizer
 from elastriton.runtime.words import shorten
 
