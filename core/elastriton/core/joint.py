@@ -112,8 +112,9 @@ class _Queue:
         self.executors = outlook.executors
         weights = [kind.utility * outlook.floors.weight(kind.task) for kind in kinds]
         accuracies = [outlook.accuracy[kind.task] for kind in kinds]
+        never = -2.0 * n * max(weights)  # at a level that its task lacks: no batch makes up for it, and sums stay exact
         worth = [
-            [weight * each[gamma] if gamma in each else -1e9 for weight, each in zip(weights, accuracies, strict=True)]
+            [weight * each[gamma] if gamma in each else never for weight, each in zip(weights, accuracies, strict=True)]
             for gamma in self.gammas
         ]
         # take, not [:, …]: that would be in Fortran's order, which numba compiles the programme for once more

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elastriton.core.joint import Joint, _orders
+from elastriton.core.joint import Joint, _orders, _Queue
 from elastriton.core.latency import Cell, LatencyTable
 from elastriton.core.policy import Outlook
 from elastriton.core.programme import Floats, best_plan, compile_now, solve
@@ -265,3 +265,13 @@ def test_lost_texts_leave_those_of_another_length_to_be_planned(lost: int) -> No
     decision = Joint().decide([of_length(0.1, lost), of_length(90.0, 16)], 0.0, view)
     assert [item.length for item in decision.drop] == [lost]
     assert [item.length for item in decision.batch] == [16]
+
+
+def test_a_task_that_is_worth_little_counts_beside_many_who_lack_a_level() -> None:
+    accuracy = {"plain": {0: 0.9}, "easy": ACCURACY["easy"]}
+    kinds = [item(100.0, "plain"), item(100.0, "easy", utility=1e-5)]
+    kind_of = np.array([0] * 200 + [1] * 4)
+    queue = _Queue(kinds, kind_of, np.full(204, 0.1), Outlook(table(), accuracy, 4), Joint())
+    gains = queue.worth.cumsum(axis=1)
+    assert gains[0, -1] - gains[0, -5] == pytest.approx(4 * 0.9e-5, rel=1e-3)
+    assert queue.worth[0, 0] < -queue.worth[1].sum(), "and no batch takes who lacks its level"
